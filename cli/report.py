@@ -1,0 +1,34 @@
+"""A report as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .console import print_line, print_table
+
+
+def print_report(report: Mapping[str, Any]) -> None:
+    """Print the ticket and its controls, one row each, and what has to be known to read them."""
+    ticket = report["ticket"]
+    rows = [["ticket", f"{ticket['test_accuracy']:.4f}", "", 1, *_quality(ticket)]]
+    for name, control in report["controls"].items():
+        sd = f"± {control['sd']:.4f}" if control["n"] > 1 else ""
+        rows.append([name, f"{control['mean']:.4f}", sd, control["n"], *_quality(control)])
+    print_table(["", "test accuracy", "sd", "n", "density", "nll", "calibration error"], rows)
+    if against := report.get("against_trained"):
+        print_line(
+            f"ticket − trained: {against['difference']:+.4f} "
+            f"[{against['low']:+.4f}, {against['high']:+.4f}] ({against['confidence']:.0%}, {against['method']})"
+        )
+    trained = ", ".join(ticket["trained"]) or "nothing"
+    print_line(f"data: {report['dataset']}, {ticket['examples']} test examples; trained besides scores: {trained}")
+    print_line(f"batch norm: {report['batch_norm']}")
+    print_line(
+        f"weights: {ticket['weights_digest'][:16]}…, unchanged by the search; "
+        f"{ticket['bits_per_weight']:.3f} bits a weight, file {ticket['file_bytes']:,} bytes"
+    )
+
+
+def _quality(values: Mapping[str, Any]) -> list[str]:
+    return [f"{values['density']:.4f}", f"{values['nll']:.4f}", f"{values['calibration_error']:.4f}"]

@@ -1,0 +1,204 @@
+"""Batches of images that are read from their files, for sets too large for memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from ..errors import ConfigError, DataError
+from .batching import Augment, BatchOrder, Normaliser, check_augment, seed_for
+from .decoding import open_image
+from .loader import BatchLoader
+from .splits import FileSplit, Split
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_MOST_WORKERS = 8
+_Key = tuple[list[int], int]  # positions of the images of a batch, and the seed of its augmentation
+_Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+class StreamLoader:
+    """Iterate over one epoch of normalised batches that worker processes decode; otherwise like `BatchLoader`.
+
+    The order and every crop and flip are a pure function of (seed, epoch, batch index), whatever the number of workers.
+
+    Parameters
+    ----------
+    split
+        The files.
+    batch_size, mean, std, shuffle, seed, device, channels_last, drop_last
+        As for `BatchLoader`.
+    augment
+        ``"none"``: the shorter side is resized to 8/7 of the image size and the centre is cut out, as usual for
+        ImageNet; ``"flip"``: the same, mirrored with probability 1/2; ``"crop-flip"``: a random part of the image,
+        8 % to 100 % of its area, is resized to the image size and mirrored with probability 1/2.
+    workers
+        Processes that decode; None takes one a processor, at most 8; 0 decodes in this process.
+
+    Raises
+    ------
+    ConfigError
+        If an option cannot be used.
+    """
+
+    def __init__(
+        self,
+        split: FileSplit,
+        *,
+        batch_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        shuffle: bool = False,
+        augment: Augment = "none",
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+        channels_last: bool = False,
+        drop_last: bool = False,
+        workers: int | None = None,
+    ) -> None:
+        check_augment(augment)
+        if workers is not None and workers < 0:
+            raise ConfigError(f"workers is {workers}; it must be at least 0")
+        self.device = torch.device(device)
+        self.epoch = 0
+        self._order = BatchOrder(len(split), batch_size, shuffle, seed, drop_last)
+        self._normalise = Normaliser(mean, std, device=self.device)
+        self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self._reader = _Reader(split, augment)
+        self._workers = min(_processors(), _MOST_WORKERS) if workers is None else workers
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return len(self._order)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, from 0, that the next iteration gives."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[_Batch]:
+        """Yield (float32 images ``(b, 3, image_size, image_size)``, int64 labels ``(b,)``)."""
+        return self.batches()
+
+    def batches(self, start: int = 0) -> Iterator[_Batch]:
+        """Yield the same batches from batch `start` of the epoch on; those before it are not read.
+
+        Raises
+        ------
+        DataError
+            If an image cannot be read; the message names it.
+        """
+        seed, epoch = self._order.seed, self.epoch
+        keys: Iterator[_Key] = (
+            (positions.tolist(), seed_for(seed, f"batch/{epoch}/{batch}"))
+            for batch, positions in self._order.batches(epoch, start=start)
+        )
+        reader: DataLoader[Any] = DataLoader(
+            self._reader,
+            batch_size=None,  # a key is a whole batch already
+            sampler=keys,
+            collate_fn=_unchanged,
+            num_workers=self._workers,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # the loader draws a seed for its workers, else from the global generator
+        )
+        for batch in reader:
+            if isinstance(batch, DataError):
+                raise batch
+            images, labels = batch
+            inputs = self._normalise(images.to(self.device, non_blocking=True))
+            yield (
+                inputs.contiguous(memory_format=self._memory_format),
+                labels.to(self.device, non_blocking=True),
+            )
+
+
+def make_loader(
+    split: Split | FileSplit,
+    *,
+    batch_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    shuffle: bool = False,
+    augment: Augment = "none",
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    channels_last: bool = False,
+    drop_last: bool = False,
+) -> BatchLoader | StreamLoader:
+    """Return the loader for a split, wherever its images lie; the options are those of `BatchLoader`."""
+    options: dict[str, Any] = {
+        "batch_size": batch_size,
+        "mean": mean,
+        "std": std,
+        "shuffle": shuffle,
+        "augment": augment,
+        "seed": seed,
+        "device": device,
+        "channels_last": channels_last,
+        "drop_last": drop_last,
+    }
+    return BatchLoader(split, **options) if isinstance(split, Split) else StreamLoader(split, **options)
+
+
+class _Reader(Dataset[Any]):
+    """Reads a whole batch of files: uint8 ``(b, 3, size, size)`` and labels.
+
+    A failure is returned and not raised: torch would wrap an exception of a worker process in its traceback.
+    """
+
+    def __init__(self, split: FileSplit, augment: Augment) -> None:
+        self._split = split
+        self._transform = _transform(augment, split.image_size)
+
+    def __getitem__(self, key: _Key) -> _Batch | DataError:
+        positions, seed = key
+        try:
+            with _own_randomness(seed):
+                images = [self._transform(open_image(self._split.files[i]).convert("RGB")) for i in positions]
+        except DataError as error:
+            return error
+        return torch.stack(images), self._split.labels[positions]
+
+
+def _transform(augment: Augment, size: int) -> Callable[[Any], torch.Tensor]:
+    """Return the torchvision transform of a PIL image to a uint8 tensor ``(3, size, size)``."""
+    # Importing torchvision takes a second, which no other command or data set should wait for.
+    from torchvision.transforms import v2
+
+    steps = [v2.Resize(round(size * 8 / 7)), v2.CenterCrop(size)]
+    if augment == "crop-flip":
+        steps = [v2.RandomResizedCrop(size)]
+    if augment != "none":
+        steps.append(v2.RandomHorizontalFlip())
+    transform: Callable[[Any], torch.Tensor] = v2.Compose([*steps, v2.PILToTensor()])
+    return transform
+
+
+@contextmanager
+def _own_randomness(seed: int) -> Iterator[None]:
+    """Let torchvision's transforms, which know only torch's global generator, draw from a seed, and put it back."""
+    state = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(state)
+
+
+def _unchanged(batch: Any) -> Any:
+    """Return a batch as it is; a function of the module, since worker processes may have to pickle it."""
+    return batch
+
+
+def _processors() -> int:
+    """Return how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,112 @@
+"""Putting a ticket beside its controls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..errors import ConfigError
+from ..search import SearchConfig, place, train_dense
+from ..search.loop import Batches
+from ..ticket import Ticket, apply, mask_bits, to_bytes
+from .accuracy import Measurement, measure, paired_bootstrap
+from .controls import DETERMINISTIC, check_controls, control_ticket
+from .report import ControlResult, Report
+from .statistics import has_running_statistics, reestimate
+
+
+def evaluate(
+    ticket: Ticket,
+    build_model: Callable[[], nn.Module],
+    batches: Batches,
+    *,
+    controls: Sequence[str] = ("random", "shuffled", "redrawn"),
+    seeds: Sequence[int] = (0, 1, 2),
+    train: Batches | None = None,
+    config: SearchConfig | None = None,
+    dataset: str | None = None,
+    on_control: Callable[[str, int], None] | None = None,
+) -> Report:
+    """Measure a ticket and its controls on the same labelled ``batches`` and return a ``Report``.
+
+    ``build_model`` returns a fresh plain network each time; ``batches`` can be read again and again in
+    the same order. ``controls`` are names of ``CONTROLS``, each run once for every seed (once in all
+    where nothing is random). The ticket keeps the batch-norm statistics it was found with; those of a
+    control are estimated anew, on ``train`` or, without it, on the inputs of ``batches`` (no labels are
+    read), and the report says which. "trained" trains the dense network on ``train`` with the budget of
+    ``config``. ``on_control`` hears (control, seed) before each run. Arithmetic is fp32.
+
+    Raises ConfigError for an unknown control, no seeds, or "trained" without ``train`` and ``config``.
+    """
+    check_controls(tuple(controls))
+    if not seeds and controls:
+        raise ConfigError("no seed was given; expected at least one, such as seeds=(0, 1, 2)")
+    if "trained" in controls and (train is None or config is None):
+        raise ConfigError("control 'trained' needs train= batches and config= (the budget of the search)")
+    exact = (config or SearchConfig()).model_copy(update={"precision": "fp32"})
+
+    def run(control: str, seed: int) -> tuple[Measurement, float]:
+        if on_control is not None:
+            on_control(control, seed)
+        if control == "trained":
+            assert train is not None and config is not None
+            with _seeded(seed):
+                model = train_dense(build_model(), train, config)
+            return measure(model, batches, placement=place(model, exact)), 1.0
+        model = build_model()
+        variant = control_ticket(control, ticket, model, seed)
+        apply(variant, model)
+        placement = place(model, exact)
+        reestimate(model, batches if train is None else train, placement=placement)
+        return measure(model, batches, placement=placement), variant.density
+
+    model = apply(ticket, build_model())
+    measurement = measure(model, batches, placement=place(model, exact))
+    results: dict[str, ControlResult] = {}
+    for control in controls:
+        runs = [run(control, seed) for seed in (seeds[:1] if control in DETERMINISTIC else seeds)]
+        results[control] = ControlResult(control, tuple(m for m, _ in runs), runs[0][1])
+    against = None
+    if "trained" in results:
+        share = np.mean([m.correct for m in results["trained"].measurements], axis=0)
+        against = paired_bootstrap(measurement.correct, share)
+    return Report(
+        measurement=measurement,
+        density=ticket.density,
+        bits_per_weight=mask_bits(ticket) / ticket.total,
+        file_bytes=len(to_bytes(ticket)),
+        weights_digest=ticket.weights_digest,
+        trained=ticket.trained,
+        controls=results,
+        seeds=tuple(seeds),
+        batch_norm=_batch_norm_note(model, train is not None),
+        dataset=dataset,
+        against_trained=against,
+    )
+
+
+def _batch_norm_note(model: nn.Module, on_training_data: bool) -> str:
+    if not has_running_statistics(model):
+        return "the network keeps no batch-norm statistics"
+    source = "training inputs" if on_training_data else "the evaluation inputs, without their labels"
+    return (
+        f"statistics re-estimated on {source} for every control; those of the ticket and of the trained network are "
+        "the ones they were found with"
+    )
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Run a block under a global generator that begins at ``seed``; afterwards it stands where it stood.
+
+    A stranger's network initialises itself from the global generator, so its seed can enter only there.
+    """
+    with torch.random.fork_rng():
+        torch.set_rng_state(torch.Generator().manual_seed(seed).get_state())
+        if torch.cuda.is_available():
+            torch.cuda.set_rng_state(torch.Generator("cuda").manual_seed(seed).get_state())
+        yield

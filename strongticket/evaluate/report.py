@@ -1,0 +1,92 @@
+"""What an evaluation says, as values and as a table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+from .accuracy import Interval, Measurement
+
+
+@dataclass(frozen=True)
+class ControlResult:
+    """One control over its seeds. ``density`` is that of its masks, in (0, 1]."""
+
+    name: str
+    measurements: tuple[Measurement, ...]
+    density: float
+
+    @property
+    def accuracies(self) -> list[float]:
+        """Test accuracy of each seed, fractions of 1."""
+        return [m.accuracy for m in self.measurements]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return mean, standard deviation (n − 1 in the divisor; 0 where n is 1) and the single values."""
+        return {
+            "mean": fmean(self.accuracies),
+            "sd": _sd(self.accuracies),
+            "n": len(self.accuracies),
+            "accuracies": self.accuracies,
+            "nll": fmean(m.nll for m in self.measurements),
+            "calibration_error": fmean(m.calibration_error for m in self.measurements),
+            "density": self.density,
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """A ticket beside its controls.
+
+    ``bits_per_weight`` is the size of the coded masks over the number of masked weights; ``file_bytes``
+    the size of the whole ticket file. ``against_trained`` is the paired difference of the ticket and the
+    trained dense networks. ``batch_norm`` says where statistics came from; ``trained`` names what learned
+    besides scores.
+    """
+
+    measurement: Measurement
+    density: float
+    bits_per_weight: float
+    file_bytes: int
+    weights_digest: str
+    trained: tuple[str, ...]
+    controls: dict[str, ControlResult]
+    seeds: tuple[int, ...]
+    batch_norm: str
+    dataset: str | None = None
+    against_trained: Interval | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as JSON values; accuracies are fractions of 1."""
+        report: dict[str, Any] = {
+            "ticket": {
+                "test_accuracy": self.measurement.accuracy,
+                "nll": self.measurement.nll,
+                "calibration_error": self.measurement.calibration_error,
+                "examples": len(self.measurement.correct),
+                "density": self.density,
+                "bits_per_weight": self.bits_per_weight,
+                "file_bytes": self.file_bytes,
+                "weights_digest": self.weights_digest,
+                "trained": list(self.trained),
+            },
+            "controls": {name: control.as_dict() for name, control in self.controls.items()},
+            "dataset": self.dataset,
+            "seeds": list(self.seeds),
+            "batch_norm": self.batch_norm,
+        }
+        if self.against_trained is not None:
+            interval = self.against_trained
+            report["against_trained"] = {
+                "difference": interval.difference,
+                "low": interval.low,
+                "high": interval.high,
+                "confidence": interval.confidence,
+                "method": "paired percentile bootstrap over test examples",
+            }
+        return report
+
+
+def _sd(values: list[float]) -> float:
+    return stdev(values) if len(values) > 1 else 0.0

@@ -1,0 +1,148 @@
+"""Whether an exported file computes what the network computes.
+
+Two runtimes add in different orders, so their outputs differ by rounding. A file passes if no output
+differs by more than ``RELATIVE_TOLERANCE`` times the largest output of the same batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ..errors import ExportError
+from .text import core_reason, shape_text
+
+RELATIVE_TOLERANCE = 1e-4
+"""Largest accepted difference, as a share of the largest output magnitude of the batch."""
+
+RANDOM_INPUTS = 16
+"""How many random inputs are checked in one batch."""
+
+Run = Callable[[Tensor], Sequence[Tensor]]
+"""A network in some runtime: a batch of inputs → its outputs."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far two runs of a network lie apart.
+
+    ``inputs`` counts the single inputs that went through both. ``max_difference`` is the largest
+    absolute difference of two outputs, ``max_relative`` the largest such difference over the largest
+    output of its batch. ``equal_decisions`` in [0, 1] is the share of equal decisions (arg max over
+    dimension 1, as in classification; the sign where there is one output an input).
+    """
+
+    inputs: int = 0
+    max_difference: float = 0.0
+    max_relative: float = 0.0
+    equal_decisions: float = 1.0
+
+
+def compare(reference: Run, other: Run, batches: Iterable[Tensor]) -> Comparison:
+    """Send the same batches through two runs of a network and return how far their outputs lie apart.
+
+    Equal infinities do not differ; NaN differs from everything. Raises ExportError if the outputs are
+    not alike in number and shape.
+    """
+    inputs, decisions, equal = 0, 0, 0
+    differences, relatives = [torch.zeros((), dtype=torch.float64)], [torch.zeros((), dtype=torch.float64)]
+    for batch in batches:
+        expected, found = reference(batch), other(batch)
+        shapes, other_shapes = ([shape_text(t.shape) for t in outputs] for outputs in (expected, found))
+        if shapes != other_shapes:
+            raise ExportError(
+                f"the exported network gives outputs of shape {', '.join(other_shapes)} for a batch of {len(batch)}; "
+                f"expected {', '.join(shapes)}, as the network gives; nothing was written"
+            )
+        for a, b in zip(expected, found, strict=True):
+            if a.numel() == 0:
+                continue
+            difference, scale = _difference(a.double(), b.double())
+            differences.append(difference)
+            relatives.append(difference / scale if difference != 0 else difference)
+            same = _decisions(a) == _decisions(b)
+            decisions, equal = decisions + same.numel(), equal + int(same.sum())
+        inputs += len(batch)
+    return Comparison(
+        inputs,
+        # torch's maximum hands NaN on, Python's may lose it.
+        max_difference=float(torch.stack(differences).max()),
+        max_relative=float(torch.stack(relatives).max()),
+        equal_decisions=equal / decisions if decisions else 1.0,
+    )
+
+
+def require_equal(comparison: Comparison, *, tolerance: float = RELATIVE_TOLERANCE) -> None:
+    """Raise ExportError with the figures unless the largest relative difference is at most ``tolerance``."""
+    if not comparison.max_relative <= tolerance:
+        raise ExportError(
+            f"the exported network does not compute what the network computes: largest difference "
+            f"{comparison.max_difference:.3g}, that is {comparison.max_relative:.3g} of the largest output "
+            f"(allowed {tolerance:g}), "
+            f"{comparison.equal_decisions:.2%} equal decisions over {comparison.inputs} inputs; nothing was written"
+        )
+
+
+def check_batches(example: Tensor, *, seed: int = 0) -> list[Tensor]:
+    """Return what a file is checked on: random inputs and the example, each as a batch and as a batch of one.
+
+    Random floating inputs are standard normal. Others (token ids, flags) are drawn from the values of
+    the example, since no other value is known to be valid.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    shape = (RANDOM_INPUTS, *example.shape[1:])
+    if example.is_floating_point():
+        random = torch.randn(shape, generator=generator).to(example.dtype)
+    else:
+        random = example.flatten()[torch.randint(example.numel(), shape, generator=generator)]
+    batches = [random, random[:1], example, example[:1]]
+    return batches if len(example) > 1 else batches[:-1]
+
+
+def run_torch(model: nn.Module, batch: Tensor) -> list[Tensor]:
+    """Return the tensors that ``model`` gives for a batch, in a fixed order, whatever they come in."""
+    with torch.no_grad():
+        return [leaf for leaf in pytree.tree_leaves(model(batch)) if isinstance(leaf, Tensor)]
+
+
+def read_example(example: object, model: nn.Module) -> Tensor:
+    """Return the inputs of an example on the CPU, after running them through ``model`` once.
+
+    ``example`` is a tensor of inputs (batch, …) or an (inputs, targets) batch. Floating inputs are
+    converted to the network's dtype. Raises ExportError if the network does not take them.
+    """
+    inputs = example[0] if isinstance(example, tuple | list) and example else example
+    if not isinstance(inputs, Tensor):
+        raise ExportError(f"example is of type {type(inputs).__name__}; expected a tensor of inputs, (batch, ...)")
+    if inputs.dim() == 0 or inputs.numel() == 0:
+        raise ExportError(f"example has shape {shape_text(inputs.shape)}; expected at least one input, (batch, ...)")
+    inputs = inputs.detach().cpu()
+    if inputs.is_floating_point():
+        dtypes = [p.dtype for p in model.parameters() if p.is_floating_point()]
+        inputs = inputs.to(dtypes[0] if dtypes else inputs.dtype)
+    try:
+        outputs = run_torch(model, inputs)
+    except Exception as error:  # whatever a stranger's network raises
+        raise ExportError(
+            f"the network does not take this example of shape {shape_text(inputs.shape)} ({core_reason(error)}); "
+            "pass a batch of inputs as the search had them"
+        ) from error
+    if not outputs:
+        raise ExportError("the network gives no tensor for this example; expected a tensor or a structure of tensors")
+    return inputs
+
+
+def _difference(expected: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the largest difference of two outputs and the largest finite magnitude of the first."""
+    difference = torch.where(expected == found, 0.0, (expected - found).abs()).max()
+    return difference, torch.where(expected.isfinite(), expected.abs(), 0.0).max()
+
+
+def _decisions(output: Tensor) -> Tensor:
+    if output.dim() < 2 or output.shape[1] == 1:
+        return output > 0
+    return output.argmax(1)

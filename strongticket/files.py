@@ -1,0 +1,23 @@
+"""Writing a file so that nothing is ever lost half-way."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def write_beside(path: Path, data: bytes) -> None:
+    """Write ``data`` beside ``path`` and rename it there: a reader sees the old bytes or the new ones, never a part.
+
+    Raises OSError if it cannot be done; ``path`` is then as it was and nothing is left beside it.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,64 @@
+"""Which edges live: scores become masks, and masks become part of a network."""
+
+from .attachment import (
+    Attachment,
+    NormPolicy,
+    attach,
+    attachment_of,
+    concluded_masks,
+    edges,
+    fix,
+    freeze,
+    frozen_weights,
+    is_attached,
+    open_slots,
+    put_fixed,
+    refresh,
+    resettable,
+    weights_digest,
+)
+from .bake import bake
+from .rules import RULES, Edges, Moment, Rule, as_rule
+from .schedule import DensitySchedule, scheduled_density
+from .selection import Density, Scope, Selection, edge_count, select
+from .slots import Slot, Where, find_slots
+from .straight_through import MagnitudeMask, ProbabilityMask
+from .supermask import FixedMask, Supermask
+
+__all__ = [
+    "RULES",
+    "Attachment",
+    "Density",
+    "DensitySchedule",
+    "Edges",
+    "FixedMask",
+    "MagnitudeMask",
+    "Moment",
+    "NormPolicy",
+    "ProbabilityMask",
+    "Rule",
+    "Scope",
+    "Selection",
+    "Slot",
+    "Supermask",
+    "Where",
+    "as_rule",
+    "attach",
+    "attachment_of",
+    "bake",
+    "concluded_masks",
+    "edge_count",
+    "edges",
+    "find_slots",
+    "fix",
+    "freeze",
+    "frozen_weights",
+    "is_attached",
+    "open_slots",
+    "put_fixed",
+    "refresh",
+    "resettable",
+    "scheduled_density",
+    "select",
+    "weights_digest",
+]

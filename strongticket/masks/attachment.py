@@ -1,0 +1,280 @@
+"""Masking a network: attach, refresh, fix.
+
+``attach`` checks everything first and changes the model after. From then on the random weights never
+move: the only parameters that learn are scores, and batch norm's affine parameters where the user
+asked for that by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.utils import parametrize
+
+from ..errors import ConfigError, ModelError
+from ..weights import DrawnTensor, WeightLaw, as_law, digest, scale_of, tensor_key
+from .recurrent import read_through_masks
+from .rules import Edges, Moment, Rule, as_rule
+from .selection import Density, Scope, Selection
+from .slots import (
+    Slot,
+    Where,
+    choose_slots,
+    find_slots,
+    is_batch_norm,
+    is_bias,
+    is_norm,
+    refuse_parametrized,
+    refuse_tied,
+)
+from .supermask import FixedMask, Supermask
+
+NormPolicy = Literal["frozen", "learned"]
+
+_ATTRIBUTE = "_strongticket_attachment"
+
+
+@dataclass
+class Attachment:
+    """What was done to a model. It lies on the model itself and travels with its copies.
+
+    ``tensors`` are the tensors drawn from the seed. ``reset`` names the parameters that were set to
+    what every ticket begins with (biases zero, normalisation without effect); ``trained`` those of
+    them that learn. ``search`` says in JSON values how the masks are decided. ``rule`` and ``selection``
+    are None once the masks are fixed; ``refreshes`` counts the decisions made so far.
+    """
+
+    seed: int
+    law: WeightLaw
+    tensors: dict[str, DrawnTensor]
+    reset: tuple[str, ...]
+    trained: tuple[str, ...]
+    search: dict[str, Any]
+    rule: Rule | None = None
+    selection: Selection | None = None
+    refreshes: int = 0
+
+    @property
+    def masked(self) -> list[str]:
+        """Names of the tensors under a mask."""
+        return [name for name, tensor in self.tensors.items() if tensor.masked]
+
+
+def attach(
+    model: nn.Module,
+    *,
+    density: Density = 0.5,
+    seed: int = 0,
+    rule: str | Rule = "edge-popup",
+    scope: Scope = "layer",
+    floor: float = 0.0,
+    weights: str | WeightLaw = "signed-constant",
+    bn: NormPolicy = "frozen",
+    where: Where = None,
+) -> list[str]:
+    """Freeze random weights in ``model``, in place, and put every chosen tensor under a mask.
+
+    Every maskable tensor is drawn anew from (``seed``, its name) under the law ``weights``; biases
+    become zero and stay so; normalisation layers lose the effect of their affine parameters, unless
+    ``bn="learned"`` lets batch norm's learn. All that is not a score is frozen.
+
+    ``density`` (kept ÷ total, in (0, 1], or {name pattern: density}), ``scope`` and ``floor`` are those of
+    ``select``. ``where`` chooses the tensors: None the weights of known layers, a name pattern or
+    several, or a function (tensor name, module) → bool; a maskable tensor left out is frozen at its
+    random weights with all its edges.
+
+    Returns the names of the masked tensors, as in the plain ``state_dict``. Raises ConfigError for a
+    bad option and ModelError for a model that cannot be masked: nothing to mask, tied tensors, attached
+    before. After an error the model is as it was.
+    """
+    rule, law, selection = as_rule(rule), as_law(weights), Selection(density, scope, floor)
+    tensor_key(seed, "")  # refuses a bad seed
+    if bn not in get_args(NormPolicy):
+        raise ConfigError(f"bn {bn!r} is not known; choose one of {', '.join(get_args(NormPolicy))}")
+    slots = open_slots(model)
+    chosen = choose_slots(slots, where)
+    refuse_tied(model, chosen)
+    selection.check({name: slots[name].parameter.numel() for name in chosen})
+    reset, trained = resettable(model, bn)
+    if bn == "learned" and not trained:
+        raise ConfigError("bn 'learned' was asked for, but this model has no batch norm with affine parameters")
+
+    tensors = {}
+    for name, slot in slots.items():
+        if name in chosen or slot.by_default:
+            share = selection.density_of(name) if name in chosen else 1.0
+            scale = scale_of(law, slot.fans, density=share)
+            dtype = str(slot.parameter.dtype).removeprefix("torch.")
+            tensors[name] = DrawnTensor(tuple(slot.parameter.shape), dtype, scale, masked=name in chosen)
+    how = {
+        "rule": rule.name,
+        "scope": scope,
+        "density": dict(density) if isinstance(density, Mapping) else float(density),
+        "floor": float(floor),
+        "bn": bn,
+    }
+    attachment = Attachment(seed, law, tensors, reset, trained, how, rule, selection)
+    freeze(model, attachment, {n: slots[n].drawn(law, seed, t.scale) for n, t in tensors.items()})
+    for name in chosen:
+        slot = slots[name]
+        share = selection.density_of(name)
+        first = rule.initial_scores(seed, name, tensors[name].shape, fans=slot.fans, density=share)
+        _put_under(slot, Supermask(_like(first, slot.parameter), rule))
+    refresh(model)
+    return chosen
+
+
+def refresh(model: nn.Module, *, density: Density | None = None) -> None:
+    """Decide all masks anew from the scores; the only place where a mask changes during a search.
+
+    Call it after every ``optimizer.step()``. ``density`` replaces the density of ``attach`` for this
+    decision (a density schedule). Raises ModelError if the model has no scores.
+    """
+    attachment = attachment_of(model)
+    if attachment.rule is None or attachment.selection is None:
+        raise ModelError("the masks of this model are fixed; refresh belongs to a search, between attach and extract")
+    selection = attachment.selection if density is None else replace(attachment.selection, density=density)
+    live = edges(model)
+    moment = Moment(attachment.seed, attachment.refreshes)
+    with torch.no_grad():
+        for name, mask in attachment.rule.decide(live, selection, moment).items():
+            live[name].mask.copy_(mask)
+    attachment.refreshes += 1
+
+
+def concluded_masks(model: nn.Module) -> dict[str, Tensor]:
+    """Return copies of the masks a ticket of this model has now: {tensor name: bool tensor on the CPU, C order}.
+
+    While scores are learned these are the rule's final decision at the density of ``attach``; after
+    ``fix`` they are the masks themselves.
+    """
+    attachment = attachment_of(model)
+    if attachment.rule is None or attachment.selection is None:
+        masks = {name: _mask_module(slot).mask for name, slot in _masked_slots(model).items()}
+    else:
+        masks = attachment.rule.conclude({n: e.scores for n, e in edges(model).items()}, attachment.selection)
+    return {name: mask.detach().to("cpu", copy=True).contiguous() for name, mask in masks.items()}
+
+
+def fix(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> None:
+    """End the search: replace every ``Supermask`` by a ``FixedMask`` and drop the scores, in place.
+
+    ``masks`` are {tensor name: bool tensor}, by default the rule's final decision.
+    """
+    attachment = attachment_of(model)
+    masks = concluded_masks(model) if masks is None else masks
+    for name, slot in _masked_slots(model).items():
+        mask = _like(masks[name], slot.parameter, dtype=torch.bool)
+        slot.module.parametrizations[slot.attribute][0] = FixedMask(mask)  # type: ignore[index, union-attr, operator]
+    attachment.rule = attachment.selection = None
+
+
+def freeze(model: nn.Module, attachment: Attachment, drawn: Mapping[str, Tensor]) -> None:
+    """Write the random weights and the resets into ``model`` and freeze all but what is to be trained."""
+    slots = find_slots(model)
+    with torch.no_grad():
+        for name, weight in drawn.items():
+            slots[name].parameter.copy_(weight)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in attachment.trained)
+            if name in attachment.reset:
+                owner = model.get_submodule(name.rpartition(".")[0])
+                parameter.fill_(1.0 if is_norm(owner, "weight") and name.endswith("weight") else 0.0)
+        for module in model.modules():
+            if isinstance(module, _NormBase):
+                module.reset_running_stats()
+    setattr(model, _ATTRIBUTE, attachment)
+
+
+def put_fixed(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Put plain tensors under fixed masks: {tensor name: bool tensor}."""
+    slots = find_slots(model)
+    for name, mask in masks.items():
+        _put_under(slots[name], FixedMask(_like(mask, slots[name].parameter, dtype=torch.bool)))
+
+
+def open_slots(model: nn.Module) -> dict[str, Slot]:
+    """Return the slots of a model that nobody has touched; ModelError if somebody has."""
+    if is_attached(model):
+        names = ", ".join(attachment_of(model).masked[:4])
+        raise ModelError(f"this model is attached already ({names}, …); build a fresh one")
+    refuse_parametrized(model)
+    return find_slots(model)
+
+
+def resettable(model: nn.Module, bn: NormPolicy) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names of the parameters every ticket resets, and of those among them that learn under ``bn``."""
+    reset, trained = [], []
+    for prefix, module in model.named_modules():
+        for attribute, _ in module.named_parameters(recurse=False):
+            name = f"{prefix}.{attribute}" if prefix else attribute
+            if is_bias(module, attribute) or is_norm(module, attribute):
+                reset.append(name)
+                if bn == "learned" and is_batch_norm(module):
+                    trained.append(name)
+    return tuple(reset), tuple(trained)
+
+
+def is_attached(model: nn.Module) -> bool:
+    """Say whether ``attach`` or ``apply`` was called on this model."""
+    return hasattr(model, _ATTRIBUTE)
+
+
+def attachment_of(model: nn.Module) -> Attachment:
+    """Return what was attached to ``model``; ModelError if nothing was."""
+    if not is_attached(model):
+        raise ModelError("this model has no masks; call strongticket.attach(model, density=…) or apply a ticket first")
+    attachment: Attachment = getattr(model, _ATTRIBUTE)
+    return attachment
+
+
+def edges(model: nn.Module) -> dict[str, Edges]:
+    """Return the live weight, scores and mask of every tensor under a ``Supermask``, by name."""
+    found = {}
+    for name, slot in _masked_slots(model).items():
+        mask = _mask_module(slot)
+        if isinstance(mask, Supermask):
+            found[name] = Edges(slot.parameter, mask.scores, mask.mask)
+    return found
+
+
+def frozen_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return the random weights behind the masks, and those left without a mask, by name."""
+    names = attachment_of(model).tensors
+    return {name: _slot(model, name).parameter.detach() for name in names}
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Return the SHA-256 of all frozen random weights; equal before and after any search."""
+    return digest(frozen_weights(model))
+
+
+def _slot(model: nn.Module, name: str) -> Slot:
+    prefix, _, attribute = name.rpartition(".")
+    return Slot(name, model.get_submodule(prefix), attribute)
+
+
+def _masked_slots(model: nn.Module) -> dict[str, Slot]:
+    return {name: _slot(model, name) for name in attachment_of(model).masked}
+
+
+def _mask_module(slot: Slot) -> Supermask | FixedMask:
+    module: Supermask | FixedMask = slot.module.parametrizations[slot.attribute][0]  # type: ignore[index, union-attr, operator, assignment]
+    return module
+
+
+def _put_under(slot: Slot, mask: Supermask | FixedMask) -> None:
+    parametrize.register_parametrization(slot.module, slot.attribute, mask)
+    if isinstance(slot.module, nn.RNNBase):
+        read_through_masks(slot.module)
+
+
+def _like(value: Tensor, parameter: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
+    # Same device and memory format as the weight, so that the masked weight is one pass over memory.
+    tensor = torch.empty_like(parameter, dtype=dtype, requires_grad=False)
+    return tensor.copy_(value)

@@ -1,0 +1,58 @@
+"""What a rule is: how scores begin, how they become masks, and which gradient they get."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from ...weights import Fans
+from ..selection import Selection
+
+
+@dataclass(frozen=True)
+class Edges:
+    """The live tensors of one masked weight, all of one shape; a rule may write to any of them."""
+
+    weight: Tensor
+    scores: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When a decision is made: the seed of the search and the number of refreshes before this one."""
+
+    seed: int
+    refreshes: int
+
+
+class Rule(ABC):
+    """How scores become masks. A rule holds no state: a decision depends on its arguments alone.
+
+    Scope, density, density schedule and weight law are not a rule's business: they reach it in
+    ``selection``. A rule that changes more than masks between steps (redrawn weights, edges frozen
+    out) does so in ``decide``, on the tensors in ``edges``.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def initial_scores(self, seed: int, name: str, shape: Sequence[int], *, fans: Fans, density: float) -> Tensor:
+        """Return the scores a search begins with, float32 of the weight's shape, from (seed, tensor name)."""
+
+    @abstractmethod
+    def decide(self, edges: Mapping[str, Edges], selection: Selection, moment: Moment) -> dict[str, Tensor]:
+        """Return the masks for the next step of the search: {tensor name: bool tensor}."""
+
+    @abstractmethod
+    def conclude(self, scores: Mapping[str, Tensor], selection: Selection) -> dict[str, Tensor]:
+        """Return the masks of the ticket: a deterministic function of the scores with the exact count."""
+
+    @staticmethod
+    @abstractmethod
+    def effective_weight(weight: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
+        """Return the weight that the network computes with, differentiable in the scores."""

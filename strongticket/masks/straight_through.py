@@ -1,0 +1,70 @@
+"""The estimators that carry a gradient through a hard mask.
+
+Both masks below are step functions of the scores; their true gradient is zero almost everywhere. In
+the backward pass the step is replaced, and nothing else is: the forward pass is exact. A dropped edge
+gets its gradient like any other, which is how it can come back.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class MagnitudeMask(torch.autograd.Function):
+    """Effective weight under a mask of the largest score magnitudes.
+
+    Forward:  w̃ = w where m, else +0.
+    Backward: ∂L/∂s = sign(s) · w · ∂L/∂w̃ for kept and dropped edges, with sign(0) = +1; ∂L/∂w = 0.
+
+    The mask is taken for |s| in the backward pass: Ramanujan et al. 2020 (arXiv 1911.13299), section 3.2.
+    """
+
+    @staticmethod
+    def forward(weight: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
+        """Return the weight with dropped edges at +0; all three have the weight's shape."""
+        return torch.where(mask, weight, 0)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        """Keep what the backward formula reads."""
+        weight, scores, _ = inputs
+        ctx.save_for_backward(weight, scores)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:
+        """Return the gradient of the scores."""
+        weight, scores = ctx.saved_tensors
+        slope = grad * weight
+        return None, torch.where(scores < 0, -slope, slope), None
+
+
+class ProbabilityMask(torch.autograd.Function):
+    """Effective weight under a mask sampled from logits.
+
+    Forward:  w̃ = w where m, else +0, with m ~ Bernoulli(σ(s)), σ the logistic function.
+    Backward: ∂L/∂s = σ(s) · (1 − σ(s)) · w · ∂L/∂w̃; ∂L/∂w = 0.
+
+    The sample is taken for its probability in the backward pass: Zhou et al. 2019 (arXiv 1905.01067),
+    section 5.
+    """
+
+    @staticmethod
+    def forward(weight: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
+        """Return the weight with dropped edges at +0; all three have the weight's shape."""
+        return torch.where(mask, weight, 0)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        """Keep what the backward formula reads."""
+        weight, scores, _ = inputs
+        ctx.save_for_backward(weight, scores)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:
+        """Return the gradient of the logits."""
+        weight, scores = ctx.saved_tensors
+        probability = torch.sigmoid(scores)
+        return None, grad * weight * probability * (1 - probability), None

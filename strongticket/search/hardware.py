@@ -1,0 +1,75 @@
+"""What the machine can do, and what a search makes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from ..errors import ConfigError
+from .config import SearchConfig
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where and how batches are computed: a device, bf16 or fp32, and the memory format of images."""
+
+    device: torch.device
+    bf16: bool
+    channels_last: bool
+
+    def describe(self) -> str:
+        """Return one phrase for people, such as ``cpu, fp32, channels_last``."""
+        layout = ", channels_last" if self.channels_last else ""
+        return f"{self.device.type}, {'bf16' if self.bf16 else 'fp32'}{layout}"
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which a forward pass runs."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
+
+    def inputs(self, value: Tensor) -> Tensor:
+        """Move an input to the device, and images to the memory format."""
+        value = value.to(self.device, non_blocking=True)
+        if self.channels_last and value.dim() == 4:
+            value = value.contiguous(memory_format=torch.channels_last)
+        return value
+
+
+def place(model: nn.Module, config: SearchConfig) -> Placement:
+    """Choose device, precision and memory format for ``model``, and move it there.
+
+    Raises ConfigError if CUDA is asked for where there is none, or bf16 where it cannot run.
+    """
+    device = choose_device(config.device)
+    if config.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise ConfigError("precision 'bf16' was asked for, but this GPU has no bf16; use precision 'fp32'")
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and has_fast_bf16(device))
+    convolutional = any(isinstance(module, _ConvNd) for module in model.modules())
+    channels_last = config.channels_last == "on" or (config.channels_last == "auto" and convolutional)
+    model.to(device)
+    if channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Placement(device, bf16, channels_last)
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device called "auto", "cpu" or "cuda"; ConfigError for CUDA where there is none."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device 'cuda' was asked for, but torch sees no CUDA device here; use 'cpu' or 'auto'")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Say whether bf16 is an instruction of the hardware rather than an emulation slower than fp32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    flags = Path("/proc/cpuinfo")
+    if device.type != "cpu" or not flags.exists():
+        return False
+    words = flags.read_text(errors="replace").split()
+    return "amx_bf16" in words or "avx512_bf16" in words

@@ -1,0 +1,168 @@
+"""Batches of images that are read from their files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from strongticket.data import BatchLoader, FileSplit, Split, StreamLoader, make_loader
+from strongticket.data.folders import load_image_folder
+from strongticket.errors import ConfigError, DataError
+
+MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> FileSplit:
+    """Eleven images of different sizes, the first two grey."""
+    paths = []
+    for number in range(11):
+        shape = (20 + number, 30 - number) if number < 2 else (20 + number, 30 - number, 3)
+        pixels = np.random.default_rng(number).integers(0, 256, shape, dtype=np.uint8)
+        paths.append(str(tmp_path / f"{number}.png"))
+        Image.fromarray(pixels).save(paths[-1])
+    return FileSplit(tuple(paths), torch.arange(11), 16)
+
+
+def loader(split: FileSplit, **options: Any) -> StreamLoader:
+    return StreamLoader(split, **{"batch_size": 4, "mean": MEAN, "std": STD, "workers": 0, **options})
+
+
+def epoch(batches: StreamLoader, number: int = 0) -> Tensor:
+    batches.set_epoch(number)
+    return torch.cat([inputs for inputs, _ in batches])
+
+
+def test_batches_are_normalised_colour_images_in_order(files: FileSplit) -> None:
+    batches = list(loader(files))
+    assert [tuple(inputs.shape) for inputs, _ in batches] == [(4, 3, 16, 16), (4, 3, 16, 16), (3, 3, 16, 16)]
+    assert len(loader(files)) == 3
+    assert torch.cat([labels for _, labels in batches]).tolist() == list(range(11))
+    inputs = batches[0][0]
+    assert inputs.dtype == torch.float32
+    assert -1 <= inputs.min() < -0.5
+    assert 0.5 < inputs.max() <= 1
+    assert torch.equal(inputs[0, 0], inputs[0, 1])  # the grey one
+
+
+def test_evaluation_takes_the_centre_of_the_resized_image(tmp_path: Path) -> None:
+    pixels = np.zeros((8, 24), dtype=np.uint8)
+    pixels[1:7, 9:15] = 200  # 6 of 8 pixels: size 6 of the shorter side round(6 · 8/7) = 7
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    split = FileSplit((str(tmp_path / "a.png"),), torch.tensor([0]), 6)
+    ((inputs, _),) = loader(split)
+    resized = Image.open(tmp_path / "a.png").convert("RGB").resize((21, 7), Image.Resampling.BILINEAR)
+    top, left = round((7 - 6) / 2), round((21 - 6) / 2)
+    expected = np.asarray(resized)[top : top + 6, left : left + 6].transpose(2, 0, 1) / 255 * 2 - 1
+    np.testing.assert_allclose(inputs[0].numpy(), expected, atol=1e-6)
+
+
+def test_flips_are_drawn_for_each_image(files: FileSplit) -> None:
+    plain = epoch(loader(files))
+    flips = []
+    for number in range(4):
+        for image, original in zip(epoch(loader(files, augment="flip"), number), plain, strict=True):
+            mirrored = torch.equal(image, original.flip(2))
+            assert mirrored or torch.equal(image, original)
+            flips.append(mirrored)
+    assert 8 < sum(flips) < 36
+    assert len({tuple(flips[start : start + 11]) for start in (0, 11, 22, 33)}) > 1
+
+
+def test_crops_are_drawn_for_each_image(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    split = FileSplit((str(tmp_path / "a.png"),) * 6, torch.zeros(6, dtype=torch.int64), 16)
+    inputs = epoch(loader(split, batch_size=6, augment="crop-flip"))
+    assert len({image.numpy().tobytes() for image in inputs}) == 6
+
+
+def test_an_epoch_is_a_pure_function_of_seed_and_epoch(files: FileSplit) -> None:
+    def of(seed: int, number: int) -> Tensor:
+        return epoch(loader(files, shuffle=True, augment="crop-flip", seed=seed), number)
+
+    assert torch.equal(of(1, 2), of(1, 2))
+    assert not torch.equal(of(1, 2), of(1, 3))
+    assert not torch.equal(of(1, 2), of(2, 2))
+
+
+# From Python 3.12 a fork of a process with threads warns; torch's loader forks by default.
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_worker_processes_change_nothing(files: FileSplit) -> None:
+    options: dict[str, Any] = {"shuffle": True, "augment": "crop-flip", "channels_last": True}
+    here, there = (list(loader(files, workers=workers, **options)) for workers in (0, 1))
+    for (inputs, labels), (same, also) in zip(here, there, strict=True):
+        assert torch.equal(inputs, same)
+        assert torch.equal(labels, also)
+        assert same.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("start", [0, 2, 3])
+def test_an_epoch_goes_on_at_any_batch_without_reading_those_before(files: FileSplit, start: int) -> None:
+    batches = loader(files, shuffle=True, augment="crop-flip")
+    batches.set_epoch(1)
+    whole = list(batches)
+    for _, labels in whole[:start]:
+        for label in labels.tolist():
+            Path(files.files[label]).unlink()
+    rest = list(batches.batches(start))
+    assert len(rest) == 3 - start
+    for (inputs, labels), (same, also) in zip(whole[start:], rest, strict=True):
+        assert torch.equal(inputs, same)
+        assert torch.equal(labels, also)
+
+
+def test_the_global_generator_is_neither_read_nor_changed(files: FileSplit) -> None:
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    first = epoch(loader(files, shuffle=True, augment="crop-flip"))
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(1)
+    assert torch.equal(first, epoch(loader(files, shuffle=True, augment="crop-flip")))
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_image_is_named_in_one_line(files: FileSplit, workers: int) -> None:
+    Path(files.files[5]).write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"cannot read the image .*5\.png") as caught:
+        list(loader(files, workers=workers))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [({"workers": -1}, "workers is -1"), ({"augment": "rotate"}, "augment is"), ({"batch_size": 0}, "batch size is 0")],
+)
+def test_an_option_that_cannot_be_used_is_refused(files: FileSplit, option: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        loader(files, **option)
+
+
+def test_the_right_loader_is_made_for_either_kind_of_split(files: FileSplit) -> None:
+    memory = Split(torch.zeros(5, 3, 4, 4, dtype=torch.uint8), torch.zeros(5, dtype=torch.int64))
+    assert isinstance(make_loader(memory, batch_size=2, mean=MEAN, std=STD), BatchLoader)
+    assert isinstance(make_loader(files, batch_size=2, mean=MEAN, std=STD), StreamLoader)
+    assert len(make_loader(files, batch_size=2, mean=MEAN, std=STD, drop_last=True)) == 5
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_folder_beyond_the_limit_is_read_in_batches(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for value, name in enumerate(("black", "white")):
+            (tmp_path / split / name).mkdir(parents=True)
+            for number in range(5):
+                Image.new("RGB", (9 + number, 8), (value * 255,) * 3).save(tmp_path / split / name / f"{number}.png")
+    data = load_image_folder(tmp_path, name="mine", validation=0.2, seed=0, image_size=8, memory_limit=1000)
+    batches = make_loader(data.train, batch_size=3, mean=MEAN, std=STD, shuffle=True, augment="crop-flip")
+    seen = 0
+    for inputs, labels in batches:
+        assert torch.equal(inputs, (labels * 2.0 - 1).view(-1, 1, 1, 1).expand(-1, 3, 8, 8))
+        seen += len(labels)
+    assert seen == len(data.train) == 8

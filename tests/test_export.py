@@ -1,0 +1,489 @@
+"""A ticket as a file for another runtime."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+import strongticket as st
+from strongticket.errors import ConfigError, ExportError, MissingExtraError, TicketError
+from strongticket.export import RELATIVE_TOLERANCE, TARGETS, ExportReport
+from strongticket.ticket import Ticket
+
+onnxruntime = pytest.importorskip("onnxruntime")
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 3))
+
+
+def conv_net() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 3),
+    )
+
+
+def transformer() -> nn.Module:
+    return nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+
+
+class Recurrent(nn.Module):
+    """Gives two outputs, so that both must be exported."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(4, 3, batch_first=True)
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        steps, (last, _) = self.lstm(inputs)
+        return steps, last[0]
+
+
+def tokens() -> nn.Module:
+    return nn.Sequential(nn.Embedding(10, 4), nn.Flatten(), nn.Linear(12, 3))
+
+
+def normal(*shape: int, seed: int = 1) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def found(build: Callable[[], nn.Module], example: Tensor, **options: Any) -> Ticket:
+    """Return a ticket of random scores, with batch-norm statistics of two batches."""
+    model = build()
+    st.attach(model, **{"density": 0.5, "seed": 7, **options})
+    model.train()
+    with torch.no_grad():
+        model(example)
+        model(2 * example + 1 if example.is_floating_point() else example)
+    return st.extract(model)
+
+
+def outputs_of(model: nn.Module, batch: Tensor) -> list[np.ndarray]:
+    with torch.no_grad():
+        outputs = model(batch)
+    return [output.numpy() for output in (outputs if isinstance(outputs, tuple) else (outputs,))]
+
+
+def outputs_in_onnxruntime(path: Path, batch: Tensor) -> list[np.ndarray]:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    outputs: list[np.ndarray] = session.run(None, {"input": batch.numpy()})
+    return outputs
+
+
+@pytest.fixture
+def example() -> Tensor:
+    return normal(4, 12)
+
+
+@pytest.fixture
+def ticket(example: Tensor) -> Ticket:
+    return found(mlp, example)
+
+
+@pytest.mark.parametrize(
+    ("build", "example"),
+    [
+        (mlp, normal(3, 12)),
+        (conv_net, normal(2, 2, 6, 6)),
+        (transformer, normal(2, 5, 8)),
+        pytest.param(Recurrent, normal(2, 5, 4), marks=pytest.mark.slow),
+        (tokens, torch.arange(9).reshape(3, 3)),
+    ],
+    ids=["mlp", "conv_net", "transformer", "recurrent", "tokens"],
+)
+@pytest.mark.parametrize("batch", [1, 5])
+def test_onnxruntime_computes_what_torch_computes(
+    build: Callable[[], nn.Module],
+    example: Tensor,
+    batch: int,
+    onnx_file: Callable[..., tuple[Path, ExportReport, Ticket]],
+) -> None:
+    path, report, ticket = onnx_file(build, example)
+    inputs = normal(batch, *example.shape[1:], seed=5)
+    inputs = inputs if example.is_floating_point() else (inputs.abs() * 3).long().clamp(max=9)
+    expected = outputs_of(st.apply(ticket, build()), inputs)
+    assert max(np.abs(e).max() for e in expected) > 0.01
+    for e, f in zip(expected, outputs_in_onnxruntime(path, inputs), strict=True):
+        np.testing.assert_allclose(f, e, rtol=0, atol=1e-4 * np.abs(e).max())
+    assert report.bytes == path.stat().st_size
+    assert report.inputs == 16 + 1 + len(example) + 1
+    assert report.max_relative <= RELATIVE_TOLERANCE
+
+
+@pytest.fixture(scope="module")
+def onnx_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Path, ExportReport, Ticket]]:
+    written: dict[Callable[[], nn.Module], tuple[Path, ExportReport, Ticket]] = {}
+
+    def export(build: Callable[[], nn.Module], example: Tensor) -> tuple[Path, ExportReport, Ticket]:
+        if build not in written:
+            ticket, path = found(build, example), tmp_path_factory.mktemp("onnx") / "net.onnx"
+            written[build] = path, st.export(ticket, build(), path, to="onnx", example=example), ticket
+        return written[build]
+
+    return export
+
+
+@pytest.mark.slow
+def test_resnet18_computes_the_same_in_onnxruntime(tmp_path: Path) -> None:
+    from torchvision.models import resnet18
+
+    example, path = normal(2, 3, 32, 32), tmp_path / "net.onnx"
+    ticket = found(resnet18, example)
+    report = st.export(ticket, resnet18(), path, to="onnx", example=example)
+    assert report.equal_decisions == 1
+    model, inputs = st.apply(ticket, resnet18()), normal(5, 3, 32, 32, seed=5)
+    (expected,), (output,) = outputs_of(model, inputs), outputs_in_onnxruntime(path, inputs)
+    np.testing.assert_allclose(output, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+def test_an_example_of_one_input_still_gives_a_free_batch_dimension(ticket: Ticket, tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    report = st.export(ticket, mlp(), path, to="onnx", example=normal(1, 12))
+    assert [len(o) for o in outputs_in_onnxruntime(path, normal(7, 12))] == [7]
+    assert report.inputs == 16 + 1 + 1
+
+
+def test_half_precision_weights_are_written_in_float32(tmp_path: Path) -> None:
+    def half() -> nn.Module:
+        return mlp().bfloat16()
+
+    ticket = found(half, normal(4, 12).bfloat16())
+    path = tmp_path / "net.onnx"
+    st.export(ticket, half(), path, to="onnx", example=normal(4, 12))
+    (expected,) = outputs_of(st.bake(st.apply(ticket, half())).float(), normal(5, 12))
+    (output,) = outputs_in_onnxruntime(path, normal(5, 12))
+    np.testing.assert_allclose(output, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("build", [mlp, conv_net, transformer, Recurrent])
+def test_safetensors_load_into_the_plain_network_bit_for_bit(build: Callable[[], nn.Module], tmp_path: Path) -> None:
+    example = {mlp: normal(3, 12), conv_net: normal(2, 2, 6, 6), transformer: normal(2, 5, 8)}.get(
+        build, normal(2, 5, 4)
+    )
+    ticket, path = found(build, example), tmp_path / "net.safetensors"
+    report = st.export(ticket, build(), path, to="safetensors")
+    plain = build().eval()
+    plain.load_state_dict(safetensors.torch.load_file(path), strict=True)
+    for expected, output in zip(
+        outputs_of(st.apply(ticket, build()), example), outputs_of(plain, example), strict=True
+    ):
+        np.testing.assert_array_equal(output, expected)
+    assert (report.inputs, report.max_difference, report.bytes) == (0, 0.0, path.stat().st_size)
+
+
+def test_dropped_edges_are_plus_zero_and_kept_ones_are_the_frozen_weights(ticket: Ticket, tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    st.export(ticket, mlp(), path, to="safetensors")
+    written = safetensors.torch.load_file(path)
+    # Signed constant: ± sqrt(2 / fan in) wherever the mask keeps the edge.
+    for name, fan_in in (("1.weight", 12), ("3.weight", 16)):
+        mask, weight = ticket.masks[name], written[name]
+        torch.testing.assert_close(weight[mask].abs(), torch.full((int(mask.sum()),), (2 / fan_in) ** 0.5))
+        assert not weight[~mask].view(torch.int32).any()
+    assert not written["1.bias"].view(torch.int32).any()
+
+
+def test_safetensors_metadata_name_the_frozen_weights(ticket: Ticket, tmp_path: Path) -> None:
+    st.export(ticket, mlp(), tmp_path / "net.safetensors", to="safetensors")
+    with safe_open(tmp_path / "net.safetensors", framework="pt") as file:
+        assert file.metadata() == {"format": "pt", "weights_digest": ticket.weights_digest}
+
+
+def test_an_example_sends_the_loaded_weights_through_the_network(ticket: Ticket, tmp_path: Path) -> None:
+    report = st.export(ticket, mlp(), tmp_path / "net.safetensors", to="safetensors", example=normal(4, 12))
+    assert (report.inputs, report.max_difference, report.equal_decisions) == (22, 0.0, 1.0)
+
+
+class Tied(nn.Module):
+    """Two names for one unmasked parameter, and a buffer that is a transposed view."""
+
+    view: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(12, 3, bias=False)
+        self.one = nn.Parameter(torch.arange(3.0))
+        self.two = self.one
+        self.register_buffer("view", torch.arange(6.0).reshape(2, 3).T)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        output: Tensor = self.linear(inputs) * self.one + self.two + self.view.sum(1)
+        return output
+
+
+def test_shared_and_strided_tensors_are_written_under_every_name(tmp_path: Path) -> None:
+    ticket, path = found(Tied, normal(2, 12)), tmp_path / "net.safetensors"
+    st.export(ticket, Tied(), path, to="safetensors", example=normal(2, 12))
+    written = safetensors.torch.load_file(path)
+    assert written["one"].tolist() == written["two"].tolist() == [0, 1, 2]
+    assert written["view"].tolist() == [[0, 3], [1, 4], [2, 5]]
+    Tied().load_state_dict(written, strict=True)
+
+
+def test_the_same_ticket_gives_the_same_bytes_whatever_the_memory_format(tmp_path: Path) -> None:
+    ticket = found(conv_net, normal(2, 2, 6, 6))
+    for index in range(8):
+        model = conv_net().to(memory_format=torch.channels_last if index % 2 else torch.contiguous_format)
+        st.export(ticket, model, tmp_path / str(index), to="safetensors")
+    assert len({file.read_bytes() for file in tmp_path.iterdir()}) == 1
+
+
+def test_a_state_that_is_no_tensor_is_refused(tmp_path: Path) -> None:
+    class Stateful(nn.Linear):
+        def get_extra_state(self) -> dict[str, int]:
+            return {"steps": 3}
+
+        def set_extra_state(self, state: dict[str, int]) -> None:
+            pass
+
+    ticket = found(lambda: nn.Sequential(nn.Linear(12, 3)), normal(2, 12))
+    with pytest.raises(ExportError, match=r"^0._extra_state in the state_dict is of type dict"):
+        st.export(ticket, nn.Sequential(Stateful(12, 3)), tmp_path / "net", to="safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_model_stays_as_it_is(ticket: Ticket, tmp_path: Path) -> None:
+    model = mlp().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    st.export(ticket, model, tmp_path / "net.safetensors", to="safetensors", example=normal(2, 12))
+    assert model.training
+    assert all(p.requires_grad for p in model.parameters())
+    after = model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in after.items())
+
+
+def test_a_model_that_carries_the_ticket_gives_the_same_file(ticket: Ticket, tmp_path: Path) -> None:
+    applied = st.apply(ticket, mlp()).train()
+    st.export(ticket, applied, tmp_path / "applied", to="safetensors")
+    st.export(ticket, mlp(), tmp_path / "fresh", to="safetensors")
+    assert (tmp_path / "applied").read_bytes() == (tmp_path / "fresh").read_bytes()
+    assert applied.training
+
+
+@pytest.mark.parametrize("options", [{"seed": 8}, {"density": 0.25}])
+def test_a_model_that_carries_another_ticket_is_refused(
+    ticket: Ticket, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    other = mlp()
+    st.attach(other, **{"density": 0.5, "seed": 7, **options})
+    with pytest.raises(ExportError, match="this model carries other weights, masks or statistics than the ticket"):
+        st.export(ticket, other, tmp_path / "net", to="safetensors")
+
+
+def test_a_model_with_other_batch_norm_statistics_is_refused(tmp_path: Path) -> None:
+    example = normal(2, 2, 6, 6)
+    ticket = found(conv_net, example)
+    model = st.apply(ticket, conv_net())
+    st.export(ticket, model, tmp_path / "same", to="safetensors")
+    model.train()(example)
+    with pytest.raises(ExportError, match="statistics"):
+        st.export(ticket, model, tmp_path / "moved", to="safetensors")
+
+
+def test_a_ticket_of_another_network_is_refused(ticket: Ticket, tmp_path: Path) -> None:
+    with pytest.raises(TicketError, match="another network"):
+        st.export(ticket, conv_net(), tmp_path / "net", to="safetensors")
+
+
+def test_the_report_is_made_of_json_values(ticket: Ticket, tmp_path: Path) -> None:
+    report = st.export(ticket, mlp(), tmp_path / "net", to="safetensors", example=normal(4, 12))
+    assert json.loads(json.dumps(report.as_dict())) == {
+        "target": "safetensors",
+        "path": str(tmp_path / "net"),
+        "bytes": (tmp_path / "net").stat().st_size,
+        "inputs": 22,
+        "max_difference": 0.0,
+        "max_relative": 0.0,
+        "equal_decisions": 1.0,
+        "tolerance": 1e-4,
+    }
+
+
+# What must get one clear line, and no file.
+
+
+def refused(match: str, error: type[Exception], ticket: Ticket, path: Path, **options: Any) -> None:
+    before = {file: file.read_bytes() for file in path.parent.iterdir()} if path.parent.exists() else {}
+    with pytest.raises(error, match=match) as caught:
+        st.export(ticket, options.pop("model", None) or mlp(), path, **options)
+    assert "\n" not in str(caught.value)
+    assert ({file: file.read_bytes() for file in path.parent.iterdir()} if path.parent.exists() else {}) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("onxx", "did you mean 'onnx'"), ("ONNX", "did you mean 'onnx'"), ("q", "")]
+)
+def test_an_unknown_target_names_the_targets(ticket: Ticket, tmp_path: Path, name: str, hint: str) -> None:
+    refused(f"{name}.*{hint}.*safetensors, onnx", ConfigError, ticket, tmp_path / "net", to=name)
+
+
+def test_every_target_is_described() -> None:
+    assert list(TARGETS) == ["safetensors", "onnx"]
+    assert all(target.description for target in TARGETS.values())
+
+
+def test_an_existing_file_is_replaced_only_when_asked(ticket: Ticket, tmp_path: Path) -> None:
+    path = tmp_path / "net"
+    path.write_text("mine")
+    refused("exists already; choose another name, or pass overwrite", ExportError, ticket, path, to="safetensors")
+    report = st.export(ticket, mlp(), path, to="safetensors", overwrite=True)
+    assert path.stat().st_size == report.bytes > 100
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_missing_folder_is_not_made(ticket: Ticket, tmp_path: Path) -> None:
+    refused("folder .*missing does not exist", ExportError, ticket, tmp_path / "missing" / "net", to="safetensors")
+    assert not (tmp_path / "missing").exists()
+
+
+def test_a_folder_is_never_replaced(ticket: Ticket, tmp_path: Path) -> None:
+    (tmp_path / "net").mkdir()
+    with pytest.raises(ExportError, match="is a folder"):
+        st.export(ticket, mlp(), tmp_path / "net", to="safetensors", overwrite=True)
+
+
+def test_a_full_disk_is_explained(ticket: Ticket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    refused("cannot be written: No space left on device", ExportError, ticket, tmp_path / "net", to="safetensors")
+
+
+@pytest.mark.parametrize("module", ["onnx", "onnxscript", "onnxruntime"])
+def test_a_missing_package_is_named_with_its_extra(
+    ticket: Ticket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    match = rf"needs {module} .*pip install 'strongticket\[onnx\]'"
+    refused(match, MissingExtraError, ticket, tmp_path / "net", to="onnx", example=normal(2, 12))
+
+
+def test_onnx_needs_an_example(ticket: Ticket, tmp_path: Path) -> None:
+    refused("needs an example batch of inputs", ExportError, ticket, tmp_path / "net", to="onnx")
+
+
+@pytest.mark.parametrize("to", ["safetensors", "onnx"])
+def test_an_example_of_the_wrong_shape_is_refused(ticket: Ticket, tmp_path: Path, to: str) -> None:
+    match = r"does not take this example of shape 4x13 \(.*13.*\)"
+    refused(match, ExportError, ticket, tmp_path / "net", to=to, example=normal(4, 13))
+
+
+class Branching(nn.Module):
+    """Decides by its input's values, which no graph can hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(12, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        output: Tensor = self.linear(inputs)
+        return output if inputs.sum() > 0 else -output
+
+
+class Eigen(nn.Module):
+    """Uses an operator that ONNX does not have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(12, 9)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        output: Tensor = torch.linalg.eigvals(self.linear(inputs).reshape(-1, 3, 3)).real
+        return output
+
+
+class ThreeInputs(nn.Module):
+    """Takes batches of three only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(12, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        output: Tensor = self.linear(inputs.reshape(3, 12))
+        return output
+
+
+@pytest.mark.parametrize(
+    ("build", "reason"),
+    [(Branching, "data-dependent"), (Eigen, "linalg_eig"), (ThreeInputs, "static shape|[Cc]onstraint")],
+)
+def test_a_layer_that_onnx_does_not_have_is_explained_in_one_line(
+    build: Callable[[], nn.Module], reason: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    example = normal(3, 12)
+    ticket = found(build, example)
+    match = f"^torch cannot express this network in ONNX: .*({reason})"
+    refused(match, ExportError, ticket, tmp_path / "net", to="onnx", model=build(), example=example)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_export_prints_nothing_and_leaves_logging_as_it_was(
+    ticket: Ticket, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    st.export(ticket, mlp(), tmp_path / "net", to="onnx", example=normal(2, 12))
+    assert capfd.readouterr() == ("", "")
+    assert logging.root.manager.disable == logging.NOTSET
+    assert torch.backends.mha.get_fastpath_enabled()
+    assert list(tmp_path.iterdir()) == [tmp_path / "net"]
+
+
+def test_a_graph_that_computes_something_else_is_caught(
+    ticket: Ticket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = torch.onnx.export
+
+    def tampered(model: nn.Module, *args: Any, **options: Any) -> Any:
+        model = copy.deepcopy(model)
+        weight = model.get_parameter("3.weight")
+        with torch.no_grad():
+            weight[0, weight[0].nonzero()[0]] *= 1.01
+        return honest(model, *args, **options)
+
+    monkeypatch.setattr(torch.onnx, "export", tampered)
+    match = r"largest difference \d.*of the largest output \(allowed 0.0001\).*equal decisions over 22 inputs"
+    refused(match, ExportError, ticket, tmp_path / "net", to="onnx", example=normal(4, 12))
+
+
+def test_one_wrong_bit_in_a_weights_file_is_caught(
+    ticket: Ticket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = safetensors.torch.save
+
+    def tampered(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+        data = bytearray(honest(tensors, metadata))
+        data[-1] ^= 0x80  # +0 becomes −0, which compares as equal
+        return bytes(data)
+
+    monkeypatch.setattr(safetensors.torch, "save", tampered)
+    refused("does not read back as it was written", ExportError, ticket, tmp_path / "net", to="safetensors")
+
+
+def test_a_failed_export_leaves_the_file_it_was_to_replace(
+    ticket: Ticket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = safetensors.torch.save
+    monkeypatch.setattr(
+        safetensors.torch, "save", lambda tensors, _: honest({**tensors, "more": torch.ones(1)}, {"a": "b"})
+    )
+    (tmp_path / "net").write_text("mine")
+    refused("does not read back", ExportError, ticket, tmp_path / "net", to="safetensors", overwrite=True)
