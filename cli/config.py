@@ -196,16 +196,10 @@ def _full_path(key: str, value: Any) -> str:
 _EXPECTED = {
     "bool_type": "true or false",
     "dict_type": "a mapping from name patterns to densities",
-    "finite_number": "a finite number",
-    "float_type": "a number",
-    "greater_than": "a number above {gt:g}",
-    "greater_than_equal": "at least {ge:g}",
-    "int_type": "a whole number",
-    "less_than": "a number below {lt:g}",
-    "less_than_equal": "at most {le:g}",
     "string_type": "text",
     "tuple_type": "a list",
 }
+_BOUNDS = {"exclusiveMinimum": "above", "minimum": "at least", "exclusiveMaximum": "below", "maximum": "at most"}
 
 
 def _explain(error: ErrorDetails, flags: Mapping[str, Any], source: str) -> str:
@@ -214,10 +208,21 @@ def _explain(error: ErrorDetails, flags: Mapping[str, Any], source: str) -> str:
     typed = name in flags
     key = ".".join([flag_name(name) if typed else name, *inner])
     where = "" if typed else f" in {source}"
-    context = error.get("ctx", {})
     if error["type"] == "value_error":
-        return f"{key}{where}: {context['error']}"
+        return f"{key}{where}: {error['ctx']['error']}"
     message = error["msg"].removeprefix("Input should be ")
-    expected = _EXPECTED.get(error["type"], message).format(**context)
+    expected = _EXPECTED.get(error["type"]) or _number(name, nested=bool(inner)) or message
     given = repr(error["input"])
     return f"{key}: {given if len(given) <= 60 else given[:57] + '…'} was given{where}; expected {expected}"
+
+
+def _number(name: str, *, nested: bool) -> str | None:
+    """Say which numbers a field takes, None if it takes other things."""
+    schema = RunConfig.model_json_schema()["properties"][name]
+    if nested:
+        schema = schema.get("additionalProperties", {})
+    schema = schema.get("anyOf", [schema])[0]  # a number, or nothing
+    if schema.get("type") not in ("number", "integer"):
+        return None
+    bounds = " and ".join(f"{word} {schema[bound]}" for bound, word in _BOUNDS.items() if bound in schema)
+    return f"{'a number' if schema['type'] == 'number' else 'a whole number'} {bounds}".rstrip()

@@ -49,7 +49,7 @@ class LazyGroup(click.RichGroup):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Import the command that is about to run."""
         name, command, rest = super().resolve_command(ctx, args)
-        if name in COMMANDS:
+        if name is not None:
             module = import_module(f".{COMMANDS[name][0]}", __package__)
             command = module.command
         return name, command, rest
@@ -62,7 +62,7 @@ def _set_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 
 @click.group(
     cls=LazyGroup,
-    commands=[click.RichCommand(name, short_help=line) for name, (_, line) in COMMANDS.items()],
+    commands=[click.RichCommand(name=name, short_help=line) for name, (_, line) in COMMANDS.items()],
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -151,8 +151,9 @@ def test_a_folder_is_no_config(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [0, 0.0, -0.1, 1.5, math.nan, math.inf, "0.5", True, None])
 def test_a_density_outside_its_range_is_refused(value: object) -> None:
-    assert message(density=value).startswith(f"--density: {value!r} was given; expected ")
-    assert message(densities={"conv*": value}).startswith(f"--densities.conv*: {value!r} was given; expected ")
+    expected = f"{value!r} was given; expected a number above 0 and at most 1"
+    assert message(density=value) == f"--density: {expected}"
+    assert message(densities={"conv*": value}) == f"--densities.conv*: {expected}"
 
 
 def test_the_ends_of_the_range_of_densities() -> None:
@@ -168,16 +169,21 @@ def test_a_width_that_is_no_factor_is_refused(value: str) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("epochs: ten", "epochs: 'ten' was given in {}; expected a whole number"),
-        ("epochs: 1.5", "epochs: 1.5 was given in {}; expected a whole number"),
-        ("epochs: true", "epochs: True was given in {}; expected a whole number"),
-        ("epochs: 010", "epochs: '010' was given in {}; expected a whole number"),
-        ("epochs: 0", "epochs: 0 was given in {}; expected at least 1"),
-        ("epochs: null", "epochs: None was given in {}; expected a whole number"),
-        ("validation: 1", "validation: 1 was given in {}; expected a number below 1"),
+        ("epochs: ten", "epochs: 'ten' was given in {}; expected a whole number at least 1"),
+        ("epochs: 1.5", "epochs: 1.5 was given in {}; expected a whole number at least 1"),
+        ("epochs: true", "epochs: True was given in {}; expected a whole number at least 1"),
+        ("epochs: 010", "epochs: '010' was given in {}; expected a whole number at least 1"),
+        ("epochs: 0", "epochs: 0 was given in {}; expected a whole number at least 1"),
+        ("epochs: null", "epochs: None was given in {}; expected a whole number at least 1"),
+        ("validation: 1", "validation: 1 was given in {}; expected a number at least 0 and below 1"),
         ("learning_rate: 0", "learning_rate: 0 was given in {}; expected a number above 0"),
-        ("learning_rate: .nan", "learning_rate: nan was given in {}; expected a finite number"),
+        ("learning_rate: .nan", "learning_rate: nan was given in {}; expected a number above 0"),
         ("download: 1", "download: 1 was given in {}; expected true or false"),
+        ("gain: 0", "gain: 0 was given in {}; expected a number above 0"),
+        ("image_size: 1.5", "image_size: 1.5 was given in {}; expected a whole number at least 1"),
+        ("seed: -1", "seed: -1 was given in {}; expected a whole number at least 0 and below 18446744073709551616"),
+        ("where: fc", "where: 'fc' was given in {}; expected a list"),
+        ("model: ''", "model: '' was given in {}; expected at least 1 character"),
         ("model: 4", "model: 4 was given in {}; expected text"),
         ("scope: all", "scope: 'all' was given in {}; expected 'layer' or 'global'"),
         ("densities: 0.5", "densities: 0.5 was given in {}; expected a mapping from name patterns to densities"),
@@ -191,7 +197,7 @@ def test_all_wrong_values_stand_in_one_line(recipe: Path) -> None:
     recipe.write_text("epochs: 0\n")
     text = message(recipe, batch_size=0)
     assert f"epochs: 0 was given in {recipe}" in text
-    assert "--batch-size: 0 was given; expected at least 1" in text
+    assert "--batch-size: 0 was given; expected a whole number at least 1" in text
 
 
 def test_a_long_value_is_cut(recipe: Path) -> None:

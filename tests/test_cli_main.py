@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,7 +30,8 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Pretend:
     def run(body: Callable[[], Any], *options: str) -> int:
         module = SimpleNamespace(command=click.command("inspect")(body))
         monkeypatch.setattr(sys.modules["strongticket.cli.main"], "import_module", lambda *_: module)
-        return main([*options, "inspect"])
+        code: int = main([*options, "inspect"])
+        return code
 
     return run
 
@@ -163,12 +163,6 @@ def test_help_waits_for_no_import_of_torch() -> None:
     loaded = json.loads(done.stdout.splitlines()[-1])
     assert "rich_click" in loaded
     assert {"torch", "pydantic", "numpy"}.isdisjoint(loaded)
-
-
-def test_help_is_quick() -> None:
-    started = time.monotonic()
-    assert run("--help").returncode == 0
-    assert time.monotonic() - started < 1.0
 
 
 def test_the_module_runs_like_the_command() -> None:

@@ -104,6 +104,8 @@ def test_random_and_real_inputs_are_checked_alone_and_in_batches() -> None:
     assert [tuple(batch.shape) for batch in batches] == [(16, 2, 4), (1, 2, 4), (3, 2, 4), (1, 2, 4)]
     assert torch.equal(batches[2], example)
     assert [len(batch) for batch in check_batches(example[:1])] == [16, 1, 1]
+    assert [len(batch) for batch in check_batches(example, any_size=False)] == [3, 3]
+    assert [len(batch) for batch in check_batches(example[:1], any_size=False)] == [1, 1]
 
 
 def test_random_inputs_are_normal_and_the_same_each_time() -> None:
@@ -147,7 +149,7 @@ def test_an_example_is_converted_to_the_dtype_of_the_network() -> None:
         ([], "example is of type list"),
         (torch.tensor(1.0), r"example has shape \(\); expected at least one input"),
         (torch.zeros(0, 5), "example has shape 0x5; expected at least one input"),
-        (torch.zeros(2, 6), r"does not take this example of shape 2x6 \(.*2x6 and 5x2"),
+        (torch.zeros(2, 6), r"does not take inputs of shape 2x6 \(.*2x6 and 5x2"),
     ],
 )
 def test_an_example_that_cannot_be_used_is_refused_in_one_line(example: object, message: str) -> None:

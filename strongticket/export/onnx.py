@@ -37,12 +37,14 @@ def write(plain: nn.Module, path: Path, *, ticket: Ticket, example: Tensor | Non
         example = example.float() if example.is_floating_point() else example
     count = len(run_torch(plain, example))
     # torch takes a dimension of size 1 for a constant.
-    traced = example if len(example) > 1 else torch.cat([example, example])
+    batch = example if len(example) > 1 else torch.cat([example, example])
     try:
         with quiet(), torch.no_grad(), _plain_attention():
+            # Traced here, because torch.onnx of some versions turns to a tracer that drops branches in silence.
+            traced = torch.export.export(plain, (batch,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False)
             program = torch.onnx.export(
-                plain,
-                (traced,),
+                traced,
+                (batch,),
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=["input"],

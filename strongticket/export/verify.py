@@ -87,26 +87,36 @@ def require_equal(comparison: Comparison, *, tolerance: float = RELATIVE_TOLERAN
         )
 
 
-def check_batches(example: Tensor, *, seed: int = 0) -> list[Tensor]:
+def check_batches(example: Tensor, *, any_size: bool = True, seed: int = 0) -> list[Tensor]:
     """Return what a file is checked on: random inputs and the example, each as a batch and as a batch of one.
 
-    Random floating inputs are standard normal. Others (token ids, flags) are drawn from the values of
-    the example, since no other value is known to be valid.
+    Without ``any_size`` there are two batches, both of the example's size. Random floating inputs are
+    standard normal. Others (token ids, flags) are drawn from the values of the example, since no other
+    value is known to be valid.
     """
     generator = torch.Generator().manual_seed(seed)
-    shape = (RANDOM_INPUTS, *example.shape[1:])
+    shape = (RANDOM_INPUTS if any_size else len(example), *example.shape[1:])
     if example.is_floating_point():
         random = torch.randn(shape, generator=generator).to(example.dtype)
     else:
         random = example.flatten()[torch.randint(example.numel(), shape, generator=generator)]
-    batches = [random, random[:1], example, example[:1]]
-    return batches if len(example) > 1 else batches[:-1]
+    batches = [random, random[:1], example, example[:1]] if any_size else [random, example]
+    return batches if len(example) > 1 or not any_size else batches[:-1]
 
 
 def run_torch(model: nn.Module, batch: Tensor) -> list[Tensor]:
-    """Return the tensors that ``model`` gives for a batch, in a fixed order, whatever they come in."""
-    with torch.no_grad():
-        return [leaf for leaf in pytree.tree_leaves(model(batch)) if isinstance(leaf, Tensor)]
+    """Return the tensors that ``model`` gives for a batch, in a fixed order, whatever they come in.
+
+    Raises ExportError if the network does not take the batch.
+    """
+    try:
+        with torch.no_grad():
+            return [leaf for leaf in pytree.tree_leaves(model(batch)) if isinstance(leaf, Tensor)]
+    except Exception as error:  # whatever a stranger's network raises
+        raise ExportError(
+            f"the network does not take inputs of shape {shape_text(batch.shape)} ({core_reason(error)}); "
+            "pass an example batch of inputs as the search had them"
+        ) from error
 
 
 def read_example(example: object, model: nn.Module) -> Tensor:
@@ -124,14 +134,7 @@ def read_example(example: object, model: nn.Module) -> Tensor:
     if inputs.is_floating_point():
         dtypes = [p.dtype for p in model.parameters() if p.is_floating_point()]
         inputs = inputs.to(dtypes[0] if dtypes else inputs.dtype)
-    try:
-        outputs = run_torch(model, inputs)
-    except Exception as error:  # whatever a stranger's network raises
-        raise ExportError(
-            f"the network does not take this example of shape {shape_text(inputs.shape)} ({core_reason(error)}); "
-            "pass a batch of inputs as the search had them"
-        ) from error
-    if not outputs:
+    if not run_torch(model, inputs):
         raise ExportError("the network gives no tensor for this example; expected a tensor or a structure of tensors")
     return inputs
 

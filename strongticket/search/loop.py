@@ -24,13 +24,15 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass
 class Position:
-    """How far a run has come: whole epochs, batches of the epoch under way, and that epoch's sums so far."""
+    """How far a run has come: whole epochs, batches of the epoch under way, and that epoch's figures so far."""
 
     epochs_done: int = 0
     batches_done: int = 0
     loss_sum: float = 0.0
     correct: int = 0
     seen: int = 0
+    density: float = 1.0
+    learning_rate: float = 0.0
     steps_in_epoch: int | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -93,16 +95,16 @@ class Loop:
             with self.placement.autocast():
                 outputs = self.model(inputs)
                 loss = self.loss(outputs, targets)
+            if self.placement.device.type == "cpu":  # elsewhere reading it would wait for the device
+                refuse_divergence(float(loss.detach()), epoch, position.batches_done + 1)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
             position.batches_done += 1
             position.seen += len(targets)
-            self.density = self._after_step(self._progress(epoch))
+            position.density = self._after_step(self._progress(epoch))
             loss_sum += loss.detach() * len(targets)
             correct += count_correct(outputs.detach(), targets)
-            if self.placement.device.type == "cpu":
-                refuse_divergence(float(loss_sum), epoch, position.batches_done)
             self._on_event(StepDone(epoch, position.batches_done, position.steps_in_epoch))
             if self._should_stop():
                 position.loss_sum, position.correct = float(loss_sum), int(correct)
@@ -131,8 +133,8 @@ class Loop:
             train_accuracy=position.correct / position.seen,
             validation_accuracy=accuracy,
             validation_loss=loss,
-            learning_rate=self.optimizer.param_groups[0]["lr"],
-            density=self.density,
+            learning_rate=position.learning_rate,
+            density=position.density,
             images_per_second=rate,
             seconds=seconds,
             seconds_left=seconds * (config.epochs - position.epochs_done),
@@ -171,6 +173,7 @@ class Loop:
 
     def _set_learning_rate(self, epoch: int) -> None:
         rate = self.config.learning_rate * learning_rate_factor(self._progress(epoch), self.config)
+        self.position.learning_rate = rate
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 

@@ -144,7 +144,7 @@ def train_dense(
 def _is_best(event: EpochDone, history: list[dict[str, Any]], best_epoch: int) -> bool:
     if event.validation_accuracy is None:
         return False
-    return best_epoch == 0 or event.validation_accuracy > history[best_epoch - 1]["validation_accuracy"]
+    return best_epoch == 0 or event.validation_accuracy >= history[best_epoch - 1]["validation_accuracy"]
 
 
 def _interrupted(loop: Loop, stop: StopRequest) -> InterruptedRunError:

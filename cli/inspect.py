@@ -1,0 +1,123 @@
+"""``strongticket inspect``: what a ticket holds, and what it takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+
+from strongticket import Ticket
+from strongticket.ticket.coding import encode_mask, entropy_bits
+from strongticket.weights import digest
+
+from .console import print_json, print_line, print_table
+from .run_folder import open_ticket
+
+
+@click.command(name="inspect")
+@click.argument("ticket", metavar="RUN|TICKET", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(ticket: Path, as_json: bool) -> None:
+    """Show each tensor's mask with its bits a weight beside the entropy bound, sizes, digests and origin."""
+    found, run = open_ticket(ticket)
+    file = ticket if run is None else run.ticket
+    facts = {"file": str(file), **facts_of(found, file_bytes=file.stat().st_size)}
+    if as_json:
+        print_json(facts)
+    else:
+        _print(facts)
+
+
+def facts_of(ticket: Ticket, *, file_bytes: int) -> dict[str, Any]:
+    """Return what there is to know of a ticket whose file takes ``file_bytes``, as JSON values.
+
+    ``bits_per_weight`` is the size of the coded mask over its number of weights, ``entropy_bound`` is
+    H(density), which no code undercuts that knows the density alone. ``dense_bytes`` is what the drawn
+    and stored tensors take as float32.
+    """
+    tensors = [_tensor_facts(name, ticket) for name in ticket.tensors]
+    masked = [tensor for tensor in tensors if tensor["masked"]]
+    values = sum(tensor["total"] for tensor in tensors) + sum(tensor.numel() for tensor in ticket.stored.values())
+    return {
+        "file_bytes": file_bytes,
+        "dense_bytes": 4 * values,
+        "ratio": 4 * values / file_bytes,
+        "seed": ticket.seed,
+        "law": ticket.law.to_dict(),
+        "search": dict(ticket.search),
+        "kept": ticket.kept,
+        "total": ticket.total,
+        "density": ticket.density,
+        "bits_per_weight": sum(tensor["bits_per_weight"] * tensor["total"] for tensor in masked) / ticket.total,
+        "entropy_bound": sum(tensor["entropy_bound"] * tensor["total"] for tensor in masked) / ticket.total,
+        "weights_digest": ticket.weights_digest,
+        "masks_digest": digest(ticket.masks),
+        "trained": list(ticket.trained),
+        "stored": {name: list(tensor.shape) for name, tensor in ticket.stored.items()},
+        "model": dict(ticket.model),
+        "provenance": dict(ticket.provenance),
+        "tensors": tensors,
+    }
+
+
+def _tensor_facts(name: str, ticket: Ticket) -> dict[str, Any]:
+    drawn = ticket.tensors[name]
+    total = kept = math.prod(drawn.shape)
+    bits = bound = 0.0
+    if drawn.masked:
+        mask = ticket.masks[name]
+        kept = int(mask.sum())
+        bits, bound = 8 * len(encode_mask(mask).data) / total, entropy_bits(kept, total) / total
+    return {
+        "name": name,
+        "shape": list(drawn.shape),
+        "dtype": drawn.dtype,
+        "masked": drawn.masked,
+        "kept": kept,
+        "total": total,
+        "density": kept / total,
+        "bits_per_weight": bits,
+        "entropy_bound": bound,
+        "scale": drawn.scale,
+    }
+
+
+def _print(facts: Mapping[str, Any]) -> None:
+    rows = [_row(tensor["name"], "×".join(map(str, tensor["shape"])), tensor) for tensor in facts["tensors"]]
+    rows.append(_row("all masks", "", facts))
+    print_table(["tensor", "shape", "kept", "of", "density", "bits a weight", "entropy bound"], rows)
+    print_line()
+    print_line(f"file: {facts['file']}, {facts['file_bytes']:,} bytes")
+    print_line(f"dense float32: {facts['dense_bytes']:,} bytes, {facts['ratio']:.1f} times the file")
+    print_line(f"seed: {facts['seed']}")
+    print_line(f"weights: {_pairs(facts['law'])}; SHA-256 {facts['weights_digest']}")
+    print_line(f"masks: {_pairs(facts['search'])}; SHA-256 {facts['masks_digest']}")
+    print_line(f"trained besides scores: {', '.join(facts['trained']) or 'nothing'}")
+    print_line(f"stored: {', '.join(facts['stored']) or 'nothing'}")
+    print_line(f"network: {_pairs(facts['model']) or 'not said'}")
+    print_line(f"origin: {_pairs(facts['provenance']) or 'not said'}")
+
+
+def _row(name: str, shape: str, facts: Mapping[str, Any]) -> list[str]:
+    return [
+        name,
+        shape,
+        f"{facts['kept']:,}",
+        f"{facts['total']:,}",
+        f"{facts['density']:.4f}",
+        f"{facts['bits_per_weight']:.4f}" if facts.get("masked", True) else "no mask",
+        f"{facts['entropy_bound']:.4f}" if facts.get("masked", True) else "",
+    ]
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {_words(value)}" for key, value in values.items() if value is not None)
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"({_pairs(value)})"
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,138 @@
+"""A ticket beside its controls, on a problem small enough to search in a test."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from strongticket import SearchConfig, attach, evaluate, extract, search
+from strongticket.errors import ConfigError
+from strongticket.evaluate import CONTROLS
+from torch import nn
+
+CONFIG = SearchConfig(epochs=12, learning_rate=0.5, device="cpu", precision="fp32", trained_learning_rate=0.2)
+
+
+def batches(seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    inputs = torch.randn(256, 10, generator=torch.Generator().manual_seed(seed))
+    return list(zip(inputs.split(32), inputs[:, :4].argmax(1).split(32), strict=True))
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(10, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 4))
+
+
+@pytest.fixture(scope="module")
+def ticket():
+    model = network()
+    attach(model)
+    search(model, batches(0), CONFIG)
+    return extract(model)
+
+
+@pytest.fixture(scope="module")
+def report(ticket):
+    return evaluate(
+        ticket, network, batches(1), controls=tuple(CONTROLS), seeds=(0, 1), train=batches(0), config=CONFIG, dataset="d"
+    )
+
+
+def test_the_report_has_the_contract_of_the_file(report, ticket):
+    values = json.loads(json.dumps(report.as_dict(), allow_nan=False))
+    assert set(values["ticket"]) >= {
+        "test_accuracy",
+        "density",
+        "bits_per_weight",
+        "file_bytes",
+        "weights_digest",
+        "trained",
+        "nll",
+        "calibration_error",
+    }
+    assert values["ticket"]["weights_digest"] == ticket.weights_digest
+    assert values["ticket"]["density"] == 0.5
+    assert 0 < values["ticket"]["bits_per_weight"] <= 1.1
+    assert values["dataset"] == "d"
+    assert values["seeds"] == [0, 1]
+    assert set(values["controls"]) == set(CONTROLS)
+    for name, control in values["controls"].items():
+        assert control["n"] == (1 if name == "inverted" else 2)
+        assert 0 <= control["mean"] <= 1
+        assert control["sd"] >= 0
+    assert "re-estimated on training inputs" in values["batch_norm"]
+
+
+def test_mean_and_standard_deviation_are_over_the_seeds(report):
+    control = report.as_dict()["controls"]["random"]
+    first, second = control["accuracies"]
+    assert control["mean"] == pytest.approx((first + second) / 2)
+    assert control["sd"] == pytest.approx(abs(first - second) / 2**0.5)
+
+
+def test_the_ticket_is_better_than_what_keeps_its_weights_or_its_mask_alone(report):
+    accuracy = report.measurement.accuracy
+    for name in ("random", "shuffled", "redrawn", "initial", "untrained", "inverted"):
+        assert accuracy > max(report.controls[name].accuracies) + 0.05
+
+
+def test_the_interval_against_trained_brackets_the_difference(report):
+    interval = report.against_trained
+    trained = sum(report.controls["trained"].accuracies) / 2
+    assert interval.difference == pytest.approx(report.measurement.accuracy - trained)
+    assert interval.low <= interval.difference <= interval.high
+
+
+def test_evaluation_repeats_itself_and_leaves_the_global_generator_alone(ticket):
+    state = torch.get_rng_state()
+    options = {"controls": ("random", "trained"), "seeds": (3,), "train": batches(0), "config": CONFIG}
+
+    def build() -> nn.Module:
+        with torch.random.fork_rng(enabled=not seeded):
+            return network()
+
+    seeded = False
+    first = evaluate(ticket, build, batches(1), **options).as_dict()
+    assert torch.equal(torch.get_rng_state(), state)
+    seeded = True
+    second, third = (evaluate(ticket, build, batches(1), **options).as_dict() for _ in range(2))
+    assert second == third == first
+
+
+def test_without_training_data_statistics_come_from_the_evaluation_inputs_and_the_report_says_so(ticket):
+    values = evaluate(ticket, network, batches(1), controls=("random",), seeds=(0,)).as_dict()
+    assert "the evaluation inputs, without their labels" in values["batch_norm"]
+
+
+def test_a_network_without_batch_norm_is_reported_as_such():
+    model = nn.Linear(10, 4)
+    attach(model)
+    report = evaluate(extract(model), lambda: nn.Linear(10, 4), batches(1), controls=())
+    assert report.batch_norm == "the network keeps no batch-norm statistics"
+    assert report.controls == {}
+
+
+def test_progress_names_every_control_and_seed(ticket):
+    heard = []
+    evaluate(
+        ticket,
+        network,
+        batches(1),
+        controls=("random", "inverted"),
+        seeds=(5, 6),
+        on_control=lambda name, seed: heard.append((name, seed)),
+    )
+    assert heard == [("random", 5), ("random", 6), ("inverted", 5)]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"controls": ("randon",)}, "did you mean 'random'"),
+        ({"seeds": ()}, "no seed was given"),
+        ({"controls": ("trained",)}, "needs train= batches and config="),
+    ],
+)
+def test_a_bad_request_is_one_line(ticket, options, words):
+    with pytest.raises(ConfigError, match=words):
+        evaluate(ticket, network, batches(1), **options)

@@ -1,0 +1,74 @@
+"""Measurements against values worked out by hand or by another library."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, log_loss
+from strongticket.errors import DataError
+from strongticket.evaluate import calibration_error, measure, paired_bootstrap
+from strongticket.search import SearchConfig, place
+from torch import nn
+
+PLACEMENT = place(nn.Identity(), SearchConfig(device="cpu", precision="fp32", channels_last="off"))
+
+
+def test_accuracy_and_likelihood_are_those_of_scikit_learn():
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(100, 4, generator=generator), torch.randint(0, 4, (100,), generator=generator)
+    found = measure(nn.Identity(), list(zip(logits.split(33), labels.split(33), strict=True)), placement=PLACEMENT)
+    assert found.accuracy == pytest.approx(accuracy_score(labels, logits.argmax(1)))
+    assert found.nll == pytest.approx(log_loss(labels, logits.double().softmax(1)), rel=1e-5)
+    assert found.correct.tolist() == (logits.argmax(1) == labels).tolist()
+
+
+def test_calibration_error_by_hand():
+    confidence = np.array([0.95, 0.95, 0.55, 0.55])
+    correct = np.array([True, False, True, True])
+    # Bins of 0.1: two at 0.95 with accuracy 0.5, two at 0.55 with accuracy 1.
+    assert calibration_error(confidence, correct, bins=10) == pytest.approx(0.5 * 0.45 + 0.5 * 0.45)
+
+
+def test_a_perfectly_sure_and_right_network_is_calibrated():
+    assert calibration_error(np.ones(5), np.ones(5, dtype=bool)) == 0
+
+
+def test_the_edges_of_confidence_fall_into_bins():
+    assert calibration_error(np.array([0.0, 1.0]), np.array([False, True])) == 0
+
+
+def test_the_bootstrap_brackets_the_difference_like_the_normal_approximation():
+    rng = np.random.default_rng(0)
+    first, second = rng.random(2000) < 0.8, rng.random(2000) < 0.7
+    found = paired_bootstrap(first, second)
+    difference = first.astype(float) - second.astype(float)
+    half = 1.96 * difference.std() / math.sqrt(2000)
+    assert found.difference == pytest.approx(difference.mean())
+    assert found.low == pytest.approx(difference.mean() - half, abs=0.003)
+    assert found.high == pytest.approx(difference.mean() + half, abs=0.003)
+
+
+def test_equal_networks_differ_by_nothing():
+    same = np.array([True, False, True])
+    found = paired_bootstrap(same, same)
+    assert (found.difference, found.low, found.high) == (0, 0, 0)
+
+
+def test_a_bootstrap_of_different_examples_is_refused():
+    with pytest.raises(DataError, match="got 2 and 3"):
+        paired_bootstrap(np.ones(2), np.ones(3))
+
+
+def test_no_batches_and_foreign_classes_are_refused():
+    with pytest.raises(DataError, match="no batch to evaluate"):
+        measure(nn.Identity(), [], placement=PLACEMENT)
+    with pytest.raises(DataError, match="class 7, but the network has 3 outputs"):
+        measure(nn.Identity(), [(torch.zeros(1, 3), torch.tensor([7]))], placement=PLACEMENT)
+
+
+def test_a_batch_of_one_is_measured():
+    found = measure(nn.Identity(), [(torch.tensor([[0.0, 1.0]]), torch.tensor([1]))], placement=PLACEMENT)
+    assert found.accuracy == 1

@@ -1,0 +1,105 @@
+"""Each control differs from its ticket in one thing, and in that one it does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from strongticket import apply, attach, extract
+from strongticket.errors import ConfigError
+from strongticket.evaluate.controls import CONTROLS, check_controls, control_ticket
+from strongticket.masks import edges, frozen_weights
+from torch import nn
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(20, 40), nn.ReLU(), nn.Linear(40, 20), nn.ReLU(), nn.Linear(20, 40))
+
+
+@pytest.fixture
+def ticket():
+    model = network()
+    attach(model, density=0.3, seed=4)
+    with torch.no_grad():  # as if a search had been there
+        for edge in edges(model).values():
+            edge.scores.copy_(torch.rand(edge.scores.shape, generator=torch.Generator().manual_seed(9)))
+    return extract(model)
+
+
+def counts(ticket) -> list[int]:
+    return [int(mask.sum()) for mask in ticket.masks.values()]
+
+
+@pytest.mark.parametrize("name", ["random", "shuffled", "redrawn", "initial"])
+def test_the_counts_of_every_layer_are_the_tickets(ticket, name):
+    assert counts(control_ticket(name, ticket, network(), 0)) == counts(ticket)
+
+
+@pytest.mark.parametrize("name", ["random", "shuffled", "initial"])
+def test_new_masks_are_on_the_tickets_weights_and_depend_on_the_seed(ticket, name):
+    first, again, second = (control_ticket(name, ticket, network(), seed) for seed in (0, 0, 1))
+    assert first.weights_digest == ticket.weights_digest
+    for tensor, mask in ticket.masks.items():
+        assert torch.equal(first.masks[tensor], again.masks[tensor])
+        assert not torch.equal(first.masks[tensor], second.masks[tensor])
+        assert not torch.equal(first.masks[tensor], mask)
+
+
+@pytest.mark.parametrize("name", ["random", "shuffled"])
+def test_two_layers_of_one_shape_get_different_masks(ticket, name):
+    masks = control_ticket(name, ticket, network(), 0).masks
+    assert not torch.equal(masks["0.weight"], masks["4.weight"])
+
+
+def test_a_random_mask_is_independent_of_the_found_one(ticket):
+    masks = control_ticket("random", ticket, network(), 0).masks
+    both = sum(int((masks[name] & mask).sum()) for name, mask in ticket.masks.items())
+    assert both / ticket.total == pytest.approx(0.09, abs=0.02)
+
+
+@pytest.mark.parametrize("seed", [0, 4])
+def test_redrawn_weights_are_new_whatever_the_seed_and_lie_under_the_same_mask(ticket, seed):
+    redrawn = control_ticket("redrawn", ticket, network(), seed)
+    assert all(torch.equal(redrawn.masks[n], m) for n, m in ticket.masks.items())
+    ours, theirs = frozen_weights(apply(ticket, network())), frozen_weights(apply(redrawn, network()))
+    assert all(0.4 < (ours[n] == theirs[n]).float().mean() < 0.6 for n in ours)
+
+
+def test_inverted_masks_are_the_complement(ticket):
+    inverted = control_ticket("inverted", ticket, network(), 0)
+    assert all(torch.equal(inverted.masks[n], ~m) for n, m in ticket.masks.items())
+
+
+def test_inverting_a_layer_that_keeps_everything_is_refused():
+    model = network()
+    attach(model, density={"0*": 1.0, "*": 0.5})
+    with pytest.raises(ConfigError, match=r"keeps every edge of 0\.weight"):
+        control_ticket("inverted", extract(model), network(), 0)
+
+
+def test_the_initial_masks_of_the_tickets_seed_are_those_its_search_began_with(ticket):
+    model = network()
+    attach(model, density=0.3, seed=4)
+    began = extract(model).masks
+    initial = control_ticket("initial", ticket, network(), 4).masks
+    assert all(torch.equal(initial[n], m) for n, m in began.items())
+
+
+def test_the_initial_masks_follow_scope_and_densities_by_name():
+    for options in ({"density": 0.2, "scope": "global", "floor": 0.05}, {"density": {"0*": 0.5, "*": 0.1}}):
+        model = network()
+        attach(model, seed=7, **options)
+        found = extract(model)
+        initial = control_ticket("initial", found, network(), 7).masks
+        assert all(torch.equal(initial[n], m) for n, m in found.masks.items())
+
+
+def test_an_untrained_control_is_dense_and_new(ticket):
+    untrained = control_ticket("untrained", ticket, network(), 0)
+    assert untrained.density == 1
+    assert untrained.weights_digest != ticket.weights_digest
+
+
+def test_an_unknown_control_is_refused_with_the_nearest_name():
+    with pytest.raises(ConfigError, match=r"'shufled' is not known \(did you mean 'shuffled'\?\)"):
+        check_controls(("random", "shufled"))
+    check_controls(tuple(CONTROLS))

@@ -1,0 +1,241 @@
+"""A search end to end, on networks and data that are nobody's but the test's."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from strongticket import SearchConfig, apply, attach, extract, search
+from strongticket.errors import ConfigError, InterruptedRunError, ModelError, SearchError
+from strongticket.masks import FixedMask, Supermask, attachment_of, edges, weights_digest
+from strongticket.search import EpochDone, StepDone, train_dense
+from torch import nn
+
+CONFIG = SearchConfig(epochs=4, learning_rate=0.5, device="cpu", precision="fp32")
+
+
+def problem(seed: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Two classes that a line separates, in batches of 16."""
+    inputs = torch.randn(64, 6, generator=torch.Generator().manual_seed(seed))
+    return list(zip(inputs.split(16), (inputs.sum(1) > 0).long().split(16), strict=True))
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 2))
+
+
+def attached(**options) -> nn.Module:
+    model = network()
+    attach(model, density=0.5, **options)
+    return model
+
+
+@pytest.mark.parametrize("rule", ["edge-popup", "bernoulli"])
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_a_search_finds_a_ticket_that_solves_the_problem_without_moving_a_weight(rule, scope):
+    model = attached(rule=rule, scope=scope)
+    digest = weights_digest(model)
+    rate = 0.5 if rule == "edge-popup" else 50.0
+    result = search(
+        model, problem(), CONFIG.model_copy(update={"epochs": 40, "learning_rate": rate}), validation=problem(1)
+    )
+    assert max(e["validation_accuracy"] for e in result.history) >= 0.9
+    assert weights_digest(model) == digest == result.ticket.weights_digest
+    assert result.ticket.kept == round(0.5 * 6 * 32) + round(0.5 * 64)
+
+
+def test_the_model_ends_with_the_fixed_masks_of_the_ticket():
+    model = attached()
+    result = search(model, problem(), CONFIG, validation=problem(1))
+    assert not any(isinstance(m, Supermask) for m in model.modules())
+    assert sum(isinstance(m, FixedMask) for m in model.modules()) == 2
+    again = apply(result.ticket, network())
+    assert torch.equal(again(problem()[0][0]), model(problem()[0][0]))
+    assert all(torch.equal(extract(model).masks[n], m) for n, m in result.ticket.masks.items())
+
+
+def test_without_validation_the_last_epoch_is_the_ticket():
+    result = search(attached(), problem(), CONFIG)
+    assert result.best_epoch == 4
+    assert all(torch.equal(result.last.masks[n], m) for n, m in result.ticket.masks.items())
+
+
+def test_the_ticket_is_of_the_best_validation_epoch_and_the_last_one_is_kept_too():
+    class Forgetful(list):
+        """Teaches the problem for two epochs and its opposite afterwards."""
+
+        def set_epoch(self, epoch: int) -> None:
+            sign = 1 if epoch < 2 else -1
+            self[:] = [(sign * inputs, targets) for inputs, targets in problem()]
+
+    config = CONFIG.model_copy(update={"schedule": "constant"})
+    result = search(attached(), Forgetful(problem()), config, validation=problem(1))
+    accuracies = [epoch["validation_accuracy"] for epoch in result.history]
+    assert result.best_epoch <= 2
+    assert accuracies[result.best_epoch - 1] == max(accuracies)
+    assert any(not torch.equal(result.last.masks[n], m) for n, m in result.ticket.masks.items())
+
+
+def test_two_searches_of_one_seed_are_one_search():
+    first, second = (search(attached(), problem(), CONFIG).ticket for _ in range(2))
+    assert all(torch.equal(second.masks[n], m) for n, m in first.masks.items())
+
+
+def test_a_density_ramp_ends_at_the_exact_density():
+    config = CONFIG.model_copy(update={"density_schedule": "cubic", "density_start": 0.9, "density_epochs": 3.0})
+    result = search(attached(), problem(), config)
+    densities = [epoch["density"] for epoch in result.history]
+    assert densities == sorted(densities, reverse=True)
+    assert densities[0] > 0.6
+    assert result.ticket.density == 0.5
+
+
+def test_learned_batch_norm_moves_and_is_stored():
+    result = search(attached(bn="learned"), problem(), CONFIG)
+    assert result.ticket.trained == ("1.weight", "1.bias")
+    assert not torch.equal(result.ticket.stored["1.weight"], torch.ones(32))
+
+
+def test_events_tell_every_step_and_epoch():
+    events = []
+    search(attached(), problem(), CONFIG, validation=problem(1), on_event=events.append)
+    steps = [(e.epoch, e.step, e.steps) for e in events if isinstance(e, StepDone)]
+    assert steps == [(epoch, step, 4) for epoch in range(1, 5) for step in range(1, 5)]
+    epochs = [e for e in events if isinstance(e, EpochDone)]
+    assert [e.epoch for e in epochs] == [1, 2, 3, 4]
+    assert all(e.images_per_second > 0 and e.seconds > 0 for e in epochs)
+    assert epochs[-1].seconds_left == 0
+
+
+def test_a_plain_or_finished_model_is_refused():
+    with pytest.raises(ModelError, match="has no masks"):
+        search(network(), problem(), CONFIG)
+    model = attached()
+    search(model, problem(), CONFIG)
+    with pytest.raises(ModelError, match="fixed already"):
+        search(model, problem(), CONFIG)
+
+
+def test_a_weight_that_somebody_moved_is_noticed():
+    model = attached()
+
+    def vandal(event: object) -> None:
+        with torch.no_grad():
+            edges(model)["0.weight"].weight[0, 0] += 1
+
+    with pytest.raises(ModelError, match="a frozen weight changed"):
+        search(model, problem(), CONFIG, on_event=vandal)
+
+
+def test_a_diverged_search_stops():
+    batches = [(torch.full((2, 6), float("inf")), torch.tensor([0, 1]))]
+    with pytest.raises(SearchError, match="epoch 1 at step 1"):
+        search(attached(), batches, CONFIG)
+
+
+def test_the_global_generator_is_not_touched():
+    model = attached()
+    state = torch.get_rng_state()
+    search(model, problem(), CONFIG)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def loader() -> torch.utils.data.DataLoader:
+    inputs = torch.cat([x for x, _ in problem()])
+    targets = torch.cat([y for _, y in problem()])
+    return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(inputs, targets), batch_size=16, shuffle=True)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("stop_at", [3, 4, 9])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_search_goes_on_to_the_same_ticket(tmp_path: Path, optimizer, stop_at, number):
+    config = CONFIG.model_copy(update={"optimizer": optimizer, "learning_rate": 0.1})
+    torch.manual_seed(5)
+    expected = search(attached(bn="learned"), loader(), config, validation=problem(1))
+
+    steps = 0
+
+    def stop(event: object) -> None:
+        nonlocal steps
+        if isinstance(event, StepDone):
+            steps += 1
+            if steps == stop_at:
+                os.kill(os.getpid(), number)
+
+    torch.manual_seed(5)
+    with pytest.raises(InterruptedRunError, match="--resume goes on") as caught:
+        search(attached(bn="learned"), loader(), config, validation=problem(1), on_event=stop, checkpoint=tmp_path)
+    assert caught.value.signal == number
+    torch.manual_seed(77)
+    result = search(
+        attached(bn="learned"), loader(), config, validation=problem(1), checkpoint=tmp_path, resume=True
+    )
+    drop = ("images_per_second", "seconds", "seconds_left")
+    assert [{k: v for k, v in e.items() if k not in drop} for e in result.history] == [
+        {k: v for k, v in e.items() if k not in drop} for e in expected.history
+    ]
+    for ours, theirs in ((result.ticket, expected.ticket), (result.last, expected.last)):
+        assert all(torch.equal(ours.masks[n], m) for n, m in theirs.masks.items())
+        assert all(torch.equal(ours.stored[n], v) for n, v in theirs.stored.items())
+
+
+def test_a_checkpoint_of_another_search_is_refused_by_the_options_that_differ(tmp_path: Path):
+    search(attached(), problem(), CONFIG, checkpoint=tmp_path)
+    other = CONFIG.model_copy(update={"learning_rate": 0.25, "epochs": 9})
+    with pytest.raises(SearchError, match=r"epochs \(4 → 9\), learning_rate \(0.5 → 0.25\) differ"):
+        search(attached(), problem(), other, checkpoint=tmp_path, resume=True)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path):
+    search(attached(), problem(), CONFIG, checkpoint=tmp_path)
+    file = tmp_path / "search.safetensors"
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(SearchError, match=r"search\.safetensors is damaged"):
+        search(attached(), problem(), CONFIG, checkpoint=tmp_path, resume=True)
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path):
+    search(attached(), problem(), CONFIG, checkpoint=tmp_path)
+    model = nn.Sequential(nn.Linear(6, 31), nn.Linear(31, 2))
+    attach(model)
+    with pytest.raises(SearchError, match="of another network"):
+        search(model, problem(), CONFIG, checkpoint=tmp_path, resume=True)
+
+
+def test_dense_training_has_the_budget_of_the_search_and_its_own_learning_rate():
+    config = CONFIG.model_copy(update={"trained_learning_rate": 0.25, "trained_weight_decay": 0.0, "epochs": 40})
+    dense = config.for_dense_training()
+    assert (dense.epochs, dense.learning_rate, dense.weight_decay, dense.momentum) == (40, 0.25, 0.0, 0.9)
+    model = train_dense(network(), problem(), config)
+    assert not hasattr(model, "_strongticket_attachment")
+    with torch.no_grad():
+        correct = sum(int((model(x).argmax(1) == y).sum()) for x, y in problem(1))
+    assert correct >= 0.9 * 64
+
+
+def test_an_unknown_option_is_refused():
+    with pytest.raises(ValueError, match="lerning_rate"):
+        SearchConfig(lerning_rate=0.1)
+
+
+def test_refreshes_are_counted_in_the_attachment():
+    model = attached()
+    before = attachment_of(model).refreshes
+    search(model, problem(), CONFIG)
+    assert attachment_of(model).refreshes == before + 1 + 16
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
+def test_cuda_without_cuda_is_refused():
+    with pytest.raises(ConfigError, match="no CUDA device"):
+        search(attached(), problem(), CONFIG.model_copy(update={"device": "cuda"}))
+
+
+@pytest.mark.gpu
+def test_a_search_runs_on_a_gpu():
+    result = search(attached(), problem(), CONFIG.model_copy(update={"device": "cuda", "epochs": 10}))
+    assert result.history[-1]["train_accuracy"] > 0.8
