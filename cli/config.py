@@ -196,6 +196,7 @@ def _full_path(key: str, value: Any) -> str:
 _EXPECTED = {
     "bool_type": "true or false",
     "dict_type": "a mapping from name patterns to densities",
+    "string_too_short": "a text that is not empty",
     "string_type": "text",
     "tuple_type": "a list",
 }
@@ -224,5 +225,6 @@ def _number(name: str, *, nested: bool) -> str | None:
     schema = schema.get("anyOf", [schema])[0]  # a number, or nothing
     if schema.get("type") not in ("number", "integer"):
         return None
-    bounds = " and ".join(f"{word} {schema[bound]}" for bound, word in _BOUNDS.items() if bound in schema)
+    limits = {word: schema[bound] for bound, word in _BOUNDS.items() if bound in schema}
+    bounds = " and ".join(f"{word} {x:g}" if isinstance(x, float) else f"{word} {x}" for word, x in limits.items())
     return f"{'a number' if schema['type'] == 'number' else 'a whole number'} {bounds}".rstrip()

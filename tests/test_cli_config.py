@@ -183,7 +183,7 @@ def test_a_width_that_is_no_factor_is_refused(value: str) -> None:
         ("image_size: 1.5", "image_size: 1.5 was given in {}; expected a whole number at least 1"),
         ("seed: -1", "seed: -1 was given in {}; expected a whole number at least 0 and below 18446744073709551616"),
         ("where: fc", "where: 'fc' was given in {}; expected a list"),
-        ("model: ''", "model: '' was given in {}; expected at least 1 character"),
+        ("model: ''", "model: '' was given in {}; expected a text that is not empty"),
         ("model: 4", "model: 4 was given in {}; expected text"),
         ("scope: all", "scope: 'all' was given in {}; expected 'layer' or 'global'"),
         ("densities: 0.5", "densities: 0.5 was given in {}; expected a mapping from name patterns to densities"),
@@ -361,7 +361,7 @@ def test_a_field_that_no_flag_can_hold_is_an_error_of_the_developer() -> None:
     from pydantic import BaseModel
 
     class Odd(BaseModel):
-        thing: complex = 1j
+        thing: bytes = b""
 
-    with pytest.raises(TypeError, match="complex"):
+    with pytest.raises(TypeError, match="bytes"):
         config_options(Odd, default_panel="x")(lambda flags: None)

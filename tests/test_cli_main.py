@@ -118,7 +118,7 @@ def test_a_run_that_was_stopped_says_what_it_left(
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["serch"], "Did you mean"),
+        (["serch"], "No such command"),
         (["--nope"], "--nope"),
         (["list"], "Missing argument"),
         (["list", "models", "more"], "more"),

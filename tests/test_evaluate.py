@@ -6,10 +6,11 @@ import json
 
 import pytest
 import torch
+from torch import nn
+
 from strongticket import SearchConfig, attach, evaluate, extract, search
 from strongticket.errors import ConfigError
 from strongticket.evaluate import CONTROLS
-from torch import nn
 
 CONFIG = SearchConfig(epochs=12, learning_rate=0.5, device="cpu", precision="fp32", trained_learning_rate=0.2)
 
@@ -34,7 +35,14 @@ def ticket():
 @pytest.fixture(scope="module")
 def report(ticket):
     return evaluate(
-        ticket, network, batches(1), controls=tuple(CONTROLS), seeds=(0, 1), train=batches(0), config=CONFIG, dataset="d"
+        ticket,
+        network,
+        batches(1),
+        controls=tuple(CONTROLS),
+        seeds=(0, 1),
+        train=batches(0),
+        config=CONFIG,
+        dataset="d",
     )
 
 

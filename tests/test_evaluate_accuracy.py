@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, log_loss
+from torch import nn
+
 from strongticket.errors import DataError
 from strongticket.evaluate import calibration_error, measure, paired_bootstrap
 from strongticket.search import SearchConfig, place
-from torch import nn
 
 PLACEMENT = place(nn.Identity(), SearchConfig(device="cpu", precision="fp32", channels_last="off"))
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
+
 from strongticket import apply, attach, extract
 from strongticket.errors import ConfigError
 from strongticket.evaluate.controls import CONTROLS, check_controls, control_ticket
 from strongticket.masks import edges, frozen_weights
-from torch import nn
 
 
 def network() -> nn.Module:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
+
 from strongticket.evaluate.statistics import has_running_statistics, reestimate
 from strongticket.search import SearchConfig, place
-from torch import nn
 
 PLACEMENT = place(nn.Identity(), SearchConfig(device="cpu", precision="fp32"))
 
@@ -42,7 +43,9 @@ def test_the_number_of_examples_bounds_the_work_and_single_examples_are_passed_o
 def test_dropout_stays_off():
     model = nn.Sequential(nn.Dropout(0.9), nn.BatchNorm1d(5))
     reestimate(model, batches(), placement=PLACEMENT)
-    assert model[1].running_mean.numpy() == pytest.approx(torch.cat([x for x, _ in batches()]).mean(0).numpy(), rel=1e-4)
+    assert model[1].running_mean.numpy() == pytest.approx(
+        torch.cat([x for x, _ in batches()]).mean(0).numpy(), rel=1e-4
+    )
 
 
 def test_a_network_without_running_statistics_is_not_run():

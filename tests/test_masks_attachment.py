@@ -6,6 +6,9 @@ import copy
 
 import pytest
 import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
 from strongticket import attach, bake, refresh
 from strongticket.errors import ConfigError, ModelError
 from strongticket.masks import (
@@ -18,8 +21,6 @@ from strongticket.masks import (
     frozen_weights,
     weights_digest,
 )
-from torch import nn
-from torch.nn.utils import parametrize
 
 
 def network() -> nn.Sequential:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
+
 from strongticket import attach, bake
 from strongticket.masks import FixedMask, Supermask, edges, fix
-from torch import nn
 
 
 @pytest.mark.parametrize("fixed", [False, True])

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from strongticket.errors import ConfigError
 from strongticket.masks import RULES, Edges, Moment, Selection, as_rule
 from strongticket.weights import Fans

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from strongticket.errors import ConfigError
 from strongticket.masks import Selection, edge_count, select
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torchvision
+from torch import nn
+
 from strongticket import SearchConfig, apply, attach, bake, extract, refresh, search
 from strongticket.masks import edges, weights_digest
-from torch import nn
 
 
 def images(side: int, channels: int = 3) -> torch.Tensor:
@@ -57,7 +58,12 @@ def mlp() -> nn.Module:
 
 def convolutions() -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 4)
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(32, 4),
     )
 
 
@@ -113,7 +119,9 @@ CASES = {
     "mlp": Case(mlp, sequence),
     "conv": Case(convolutions, lambda: images(8)),
     "grouped-transposed": Case(grouped_and_transposed, lambda: images(5)),
-    "resnet": Case(lambda: torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1], 4), lambda: images(32)),
+    "resnet": Case(
+        lambda: torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1], 4), lambda: images(32)
+    ),
     "mobilenet": Case(mobilenet, lambda: images(40)),
     "convnext": Case(convnext, lambda: images(32)),
     "vit": Case(vision_transformer, lambda: images(16)),

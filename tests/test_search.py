@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+
 from strongticket import SearchConfig, apply, attach, extract, search
 from strongticket.errors import ConfigError, InterruptedRunError, ModelError, SearchError
 from strongticket.masks import FixedMask, Supermask, attachment_of, edges, weights_digest
 from strongticket.search import EpochDone, StepDone, train_dense
-from torch import nn
 
 CONFIG = SearchConfig(epochs=4, learning_rate=0.5, device="cpu", precision="fp32")
 
@@ -171,9 +172,7 @@ def test_a_stopped_search_goes_on_to_the_same_ticket(tmp_path: Path, optimizer, 
         search(attached(bn="learned"), loader(), config, validation=problem(1), on_event=stop, checkpoint=tmp_path)
     assert caught.value.signal == number
     torch.manual_seed(77)
-    result = search(
-        attached(bn="learned"), loader(), config, validation=problem(1), checkpoint=tmp_path, resume=True
-    )
+    result = search(attached(bn="learned"), loader(), config, validation=problem(1), checkpoint=tmp_path, resume=True)
     drop = ("images_per_second", "seconds", "seconds_left")
     assert [{k: v for k, v in e.items() if k not in drop} for e in result.history] == [
         {k: v for k, v in e.items() if k not in drop} for e in expected.history

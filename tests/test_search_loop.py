@@ -6,6 +6,8 @@ import math
 
 import pytest
 import torch
+from torch import nn
+
 from strongticket.errors import DataError, SearchError
 from strongticket.search import SearchConfig, place
 from strongticket.search.loop import (
@@ -16,7 +18,6 @@ from strongticket.search.loop import (
     refuse_divergence,
     validate,
 )
-from torch import nn
 
 
 def config(**options) -> SearchConfig:
@@ -89,16 +90,18 @@ def test_label_smoothing_enters_the_loss():
 
 
 def test_a_loader_is_told_the_epoch():
-    class Told(list):
-        epochs: list[int] = []
+    told = []
 
+    class Told(list):
         def set_epoch(self, epoch: int) -> None:
-            self.epochs.append(epoch)
+            told.append(epoch)
 
     model = nn.Linear(1, 2)
-    loop = Loop(model, Told([(torch.ones(1, 1), torch.tensor([0]))]), config(epochs=3), placement=place(model, config()))
+    loop = Loop(
+        model, Told([(torch.ones(1, 1), torch.tensor([0]))]), config(epochs=3), placement=place(model, config())
+    )
     list(loop.epochs())
-    assert Told.epochs == [0, 1, 2]
+    assert told == [0, 1, 2]
 
 
 def test_data_that_can_be_read_once_only_are_refused_in_the_second_epoch():
@@ -117,7 +120,10 @@ def test_a_diverged_loss_stops_the_loop_with_epoch_and_step(loss):
 
 def test_validation_is_a_mean_over_examples_and_leaves_evaluation_mode():
     model = nn.Sequential(nn.Flatten(), nn.Identity())
-    batches = [(torch.tensor([[0.0, 9.0]]), torch.tensor([1])), (torch.tensor([[9.0, 0.0]] * 3), torch.tensor([0, 0, 1]))]
+    batches = [
+        (torch.tensor([[0.0, 9.0]]), torch.tensor([1])),
+        (torch.tensor([[9.0, 0.0]] * 3), torch.tensor([0, 0, 1])),
+    ]
     accuracy, loss = validate(model, batches, place(model, config()))
     wrong, right = math.log1p(math.exp(9)), math.log1p(math.exp(-9))
     assert accuracy == 0.75

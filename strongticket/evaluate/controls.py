@@ -48,9 +48,7 @@ def random_masks(ticket: Ticket, seed: int) -> dict[str, Tensor]:
 
 def shuffled_masks(ticket: Ticket, seed: int) -> dict[str, Tensor]:
     """Return the ticket's masks with the positions of every layer permuted."""
-    return _each(
-        ticket, lambda name, m: m.flatten().numpy()[permutation(seed, f"{name}:control:shuffled", m.numel())]
-    )
+    return _each(ticket, lambda name, m: m.flatten().numpy()[permutation(seed, f"{name}:control:shuffled", m.numel())])
 
 
 def inverted_masks(ticket: Ticket) -> dict[str, Tensor]:
@@ -71,9 +69,7 @@ def initial_masks(ticket: Ticket, model: nn.Module, seed: int) -> dict[str, Tens
     selection = Selection(asked["density"], asked["scope"], asked["floor"])
     slots = find_slots(model)
     scores = {
-        name: rule.initial_scores(
-            seed, name, mask.shape, fans=slots[name].fans, density=selection.density_of(name)
-        )
+        name: rule.initial_scores(seed, name, mask.shape, fans=slots[name].fans, density=selection.density_of(name))
         for name, mask in ticket.masks.items()
     }
     return rule.conclude(scores, selection)
@@ -103,6 +99,4 @@ def control_ticket(name: str, ticket: Ticket, model: nn.Module, seed: int) -> Ti
 
 
 def _each(ticket: Ticket, choose: Callable[[str, Tensor], object]) -> dict[str, Tensor]:
-    return {
-        name: torch.as_tensor(choose(name, mask)).reshape(mask.shape) for name, mask in ticket.masks.items()
-    }
+    return {name: torch.as_tensor(choose(name, mask)).reshape(mask.shape) for name, mask in ticket.masks.items()}

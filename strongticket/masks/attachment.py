@@ -29,6 +29,7 @@ from .slots import (
     is_batch_norm,
     is_bias,
     is_norm,
+    parametrizations_of,
     refuse_parametrized,
     refuse_tied,
 )
@@ -170,7 +171,7 @@ def fix(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> None:
     masks = concluded_masks(model) if masks is None else masks
     for name, slot in _masked_slots(model).items():
         mask = _like(masks[name], slot.parameter, dtype=torch.bool)
-        slot.module.parametrizations[slot.attribute][0] = FixedMask(mask)  # type: ignore[index, union-attr, operator]
+        parametrizations_of(slot.module)[slot.attribute][0] = FixedMask(mask)
     attachment.rule = attachment.selection = None
 
 
@@ -264,7 +265,7 @@ def _masked_slots(model: nn.Module) -> dict[str, Slot]:
 
 
 def _mask_module(slot: Slot) -> Supermask | FixedMask:
-    module: Supermask | FixedMask = slot.module.parametrizations[slot.attribute][0]  # type: ignore[index, union-attr, operator, assignment]
+    module: Supermask | FixedMask = parametrizations_of(slot.module)[slot.attribute][0]
     return module
 
 

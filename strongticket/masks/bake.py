@@ -10,6 +10,7 @@ from torch.nn.utils import parametrize
 
 from .attachment import _ATTRIBUTE, concluded_masks, fix
 from .recurrent import restore_weight_list
+from .slots import parametrizations_of
 
 
 def bake(model: nn.Module) -> nn.Module:
@@ -31,7 +32,7 @@ def bake(model: nn.Module) -> nn.Module:
 def _unparametrize(module: nn.Module) -> None:
     # torch's own removal edits the class, which a copy shares with its original; here the original must live on.
     with torch.no_grad():
-        weights = {name: getattr(module, name).clone() for name in module.parametrizations}  # type: ignore[union-attr]
+        weights = {name: getattr(module, name).clone() for name in parametrizations_of(module)}
     module.__class__ = parametrize.type_before_parametrizations(module)
     del module.parametrizations
     for name, weight in weights.items():

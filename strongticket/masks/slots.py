@@ -6,12 +6,13 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from ..errors import ConfigError, ModelError
@@ -37,7 +38,7 @@ class Slot:
     def parameter(self) -> Tensor:
         """The parameter itself; after masking, the frozen weight behind the mask."""
         if parametrize.is_parametrized(self.module, self.attribute):
-            original: Tensor = self.module.parametrizations[self.attribute].original  # type: ignore[index, union-attr]
+            original: Tensor = parametrizations_of(self.module)[self.attribute].original
             return original
         parameter: Tensor = getattr(self.module, self.attribute)
         return parameter
@@ -61,6 +62,11 @@ class Slot:
         if isinstance(self.module, nn.Embedding | nn.EmbeddingBag) and self.module.padding_idx is not None:
             weight[self.module.padding_idx] = 0
         return weight.to(self.parameter.dtype)
+
+
+def parametrizations_of(module: nn.Module) -> Any:
+    """Return what torch keeps for a parametrized module: {attribute: list of parametrizations}."""
+    return module.parametrizations
 
 
 def is_weight(module: nn.Module, attribute: str) -> bool:
@@ -99,10 +105,12 @@ def find_slots(model: nn.Module) -> dict[str, Slot]:
     for prefix, module in model.named_modules():
         for attribute, parameter in module.named_parameters(recurse=False):
             name = f"{prefix}.{attribute}" if prefix else attribute
-            if isinstance(parameter, UninitializedTensorMixin):
+            if is_lazy(parameter):
                 raise ModelError(f"{name} has no shape yet (a lazy module); run one batch through the model first")
             if parameter.is_meta:
-                raise ModelError(f"{name} is on the meta device and holds no values; move the model with to_empty() first")
+                raise ModelError(
+                    f"{name} is on the meta device and holds no values; move the model with to_empty() first"
+                )
             if not parameter.is_floating_point() or is_bias(module, attribute) or is_norm(module, attribute):
                 continue
             if is_weight(module, attribute) or parameter.dim() >= 2:
@@ -153,7 +161,7 @@ def refuse_parametrized(model: nn.Module) -> None:
     """Raise ModelError if some tensor is parametrized already (weight norm, spectral norm, pruning)."""
     for prefix, module in model.named_modules():
         if parametrize.is_parametrized(module):
-            taken = ", ".join(module.parametrizations)  # type: ignore[arg-type]
+            taken = ", ".join(parametrizations_of(module))
             raise ModelError(f"{prefix or type(module).__name__}: {taken} is parametrized already; remove that first")
         # Weight norm and pruning of the older kind leave a plain tensor where the parameter was.
         if isinstance(module, _WEIGHT_MODULES) and "weight" not in module._parameters:

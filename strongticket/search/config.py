@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..masks import DensitySchedule
 
-_SEARCH = {"panel": "Search"}
-_MACHINE = {"panel": "Machine"}
-_DENSE = {"panel": "Dense baseline"}
+_SEARCH: dict[str, Any] = {"panel": "Search"}
+_MACHINE: dict[str, Any] = {"panel": "Machine"}
+_DENSE: dict[str, Any] = {"panel": "Dense baseline"}
 
 Optimizer = Literal["sgd", "adam", "adamw"]
 
@@ -20,7 +20,7 @@ class SearchConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    epochs: int = Field(30, ge=1, description="Passes over the training data.", json_schema_extra=_SEARCH)
+    epochs: int = Field(20, ge=1, description="Passes over the training data.", json_schema_extra=_SEARCH)
     optimizer: Optimizer = Field("sgd", description="Optimizer of the scores.", json_schema_extra=_SEARCH)
     learning_rate: float = Field(0.4, gt=0, description="Peak learning rate of the scores.", json_schema_extra=_SEARCH)
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum (SGD).", json_schema_extra=_SEARCH)
@@ -34,9 +34,7 @@ class SearchConfig(BaseModel):
     density_schedule: DensitySchedule = Field(
         "constant", description="How the density reaches its value.", json_schema_extra=_SEARCH
     )
-    density_start: float = Field(
-        0.5, gt=0, le=1, description="Density a ramp begins with.", json_schema_extra=_SEARCH
-    )
+    density_start: float = Field(0.5, gt=0, le=1, description="Density a ramp begins with.", json_schema_extra=_SEARCH)
     density_epochs: float = Field(10.0, gt=0, description="Epochs a density ramp takes.", json_schema_extra=_SEARCH)
 
     trained_optimizer: Optimizer = Field(
@@ -52,7 +50,9 @@ class SearchConfig(BaseModel):
         "auto", description="Arithmetic; auto is bf16 where the hardware has it.", json_schema_extra=_MACHINE
     )
     channels_last: Literal["auto", "on", "off"] = Field(
-        "auto", description="Memory format of images; auto is on for convolutional networks.", json_schema_extra=_MACHINE
+        "auto",
+        description="Memory format of images; auto is on for convolutional networks.",
+        json_schema_extra=_MACHINE,
     )
 
     def for_dense_training(self) -> SearchConfig:

@@ -51,7 +51,7 @@ def place(model: nn.Module, config: SearchConfig) -> Placement:
     channels_last = config.channels_last == "on" or (config.channels_last == "auto" and convolutional)
     model.to(device)
     if channels_last:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(memory_format=torch.channels_last)
     return Placement(device, bf16, channels_last)
 
 
@@ -67,7 +67,7 @@ def choose_device(name: str) -> torch.device:
 def has_fast_bf16(device: torch.device) -> bool:
     """Say whether bf16 is an instruction of the hardware rather than an emulation slower than fp32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     flags = Path("/proc/cpuinfo")
     if device.type != "cpu" or not flags.exists():
         return False

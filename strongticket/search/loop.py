@@ -98,7 +98,7 @@ class Loop:
             if self.placement.device.type == "cpu":  # elsewhere reading it would wait for the device
                 refuse_divergence(float(loss.detach()), epoch, position.batches_done + 1)
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             self.optimizer.step()
             position.batches_done += 1
             position.seen += len(targets)

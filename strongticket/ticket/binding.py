@@ -68,9 +68,7 @@ def apply(ticket: Ticket, model: nn.Module) -> nn.Module:
     reset, trained = resettable(model, bn)  # type: ignore[arg-type]
     if set(trained) != set(ticket.trained):
         raise TicketError(f"this ticket is of another network: trained besides scores are {', '.join(ticket.trained)}")
-    attachment = Attachment(
-        ticket.seed, ticket.law, dict(ticket.tensors), reset, ticket.trained, dict(ticket.search)
-    )
+    attachment = Attachment(ticket.seed, ticket.law, dict(ticket.tensors), reset, ticket.trained, dict(ticket.search))
     expected = _stored(model, attachment)
     if expected.keys() != ticket.stored.keys():
         odd = sorted(expected.keys() ^ ticket.stored.keys())
@@ -127,4 +125,3 @@ def _plain_tensors(model: nn.Module) -> dict[str, Tensor]:
         for name, value in persistent.items()
         if isinstance(value, Tensor) and name not in counters and "parametrizations" not in name.split(".")
     }
-

@@ -42,7 +42,7 @@ _LARGEST_INTEGER = 2**64
 _LARGEST_SHAPE = 2**48
 _MOST_DIMENSIONS = 64
 _REPR = reprlib.Repr()
-_REPR.maxstring, _REPR.maxlist, _REPR.maxlevel = 60, 8, 2
+_REPR.maxstring, _REPR.maxlist, _REPR.maxdict, _REPR.maxlevel = 60, 8, 2, 1
 
 
 @dataclass(frozen=True)

@@ -243,7 +243,7 @@ def _check_entries(said: Description, header: Mapping[str, Any]) -> None:
             raise TicketError(f"mask:{name} has {shown(entry['dtype'])} {entry['shape']}; expected U8 in one dimension")
     for name in sorted(stored):
         dtype = header[f"stored:{name}"]["dtype"]
-        if dtype not in _STORED_DTYPES:
+        if not isinstance(dtype, str) or dtype not in _STORED_DTYPES:
             raise TicketError(f"stored:{name} has dtype {shown(dtype)}; expected one of {', '.join(_STORED_DTYPES)}")
         if name in said.tensors:
             raise TicketError(f"{name} is both stored and drawn from the seed")

@@ -1,0 +1,347 @@
+"""The JSON of a ticket: what is written is read back, and whatever is odd is refused by its place."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from strongticket.errors import TicketError
+from strongticket.ticket.coding import EncodedMask
+from strongticket.ticket.description import check_format, check_name, describe, edge_count, parse, read, shown
+from strongticket.ticket.ticket import Ticket
+from strongticket.weights import DrawnTensor, WeightLaw
+
+A, B, C = "a" * 64, "b" * 64, "c" * 64
+TICKET = Ticket(
+    seed=2**64 - 1,
+    law=WeightLaw(gain=0.1),
+    tensors={
+        "fc.weight": DrawnTensor((2, 3), "float32", 0.1),
+        "head": DrawnTensor((1, 2), "bfloat16", 3.0, masked=False),
+    },
+    masks={"fc.weight": torch.tensor([[True, False, True], [False, False, False]])},
+    weights_digest=A,
+    search={"rule": "edge-popup", "density": {"fc*": 1 / 3}, "floor": 0.0},
+    model={"name": "mlp", "width": None},
+    provenance={"command": ["strongticket", "search"], "note": "µ\n\ud800"},
+)
+MASKS = {"fc.weight": EncodedMask("bits", 2, B, b"\x05")}
+SAID: dict[str, Any] = {
+    "sha256": "0" * 64,
+    "format": 1,
+    "seed": 18446744073709551615,
+    "law": {"kind": "signed-constant", "gain": 0.1, "fan": "in", "scale_by_density": False},
+    "weights_digest": A,
+    "stored_digest": C,
+    "kept": 2,
+    "total": 6,
+    "tensors": {
+        "fc.weight": {
+            "shape": [2, 3],
+            "dtype": "float32",
+            "scale": 0.1,
+            "mask": {"codec": "bits", "count": 2, "sha256": B},
+        },
+        "head": {"shape": [1, 2], "dtype": "bfloat16", "scale": 3.0, "mask": None},
+    },
+    "trained": [],
+    "search": {"rule": "edge-popup", "density": {"fc*": 1 / 3}, "floor": 0.0},
+    "model": {"name": "mlp", "width": None},
+    "provenance": {"command": ["strongticket", "search"], "note": "µ\n\ud800"},
+}
+
+
+def described(**changes: Any) -> str:
+    return describe(replace(TICKET, **changes), MASKS, stored_digest=C)
+
+
+def test_the_text_is_the_json_by_hand() -> None:
+    text = described()
+    assert json.loads(text) == SAID
+    assert list(json.loads(text)) == list(SAID)
+    assert text.isascii()
+    assert text.startswith('{"sha256":"' + "0" * 64 + '","format":1,"seed":18446744073709551615,')
+
+
+def test_what_was_described_is_read() -> None:
+    found = read(parse(described(), "the text"))
+    assert (found.seed, found.law, found.tensors) == (TICKET.seed, TICKET.law, TICKET.tensors)
+    assert found.masks == {"fc.weight": EncodedMask("bits", 2, B, b"")}
+    assert (found.weights_digest, found.stored_digest, found.trained) == (A, C, ())
+    assert (found.search, found.model, found.provenance) == (TICKET.search, TICKET.model, TICKET.provenance)
+    assert found.total == 6
+
+
+@given(scale=st.floats(min_value=0, exclude_min=True, allow_infinity=False, allow_nan=False))
+def test_scales_and_gains_come_back_bit_for_bit(scale: float) -> None:
+    tensors = {"fc.weight": DrawnTensor((2, 3), "float32", scale)}
+    found = read(parse(described(tensors=tensors, law=WeightLaw(gain=scale)), "the text"))
+    assert found.tensors["fc.weight"].scale.hex() == scale.hex()
+    assert found.law.gain is not None
+    assert found.law.gain.hex() == scale.hex()
+
+
+def test_the_order_of_tensors_is_kept() -> None:
+    names = ["z", "fc.weight", "a"]
+    tensors = {name: DrawnTensor((2, 3), "float32", 1.0, masked=name in MASKS) for name in names}
+    assert list(read(parse(described(tensors=tensors), "the text")).tensors) == names
+
+
+def test_tuples_become_lists() -> None:
+    assert read(parse(described(model={"shape": (1, 2)}), "the text")).model == {"shape": [1, 2]}
+
+
+def nested(depth: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(depth):
+        value = {"deeper": value}
+    return value
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {"path": object()}}, r"model\.path is of type object; expected JSON values only"),
+        ({"model": {"path": {1: 2}}}, r"model\.path has the key 1; expected strings for keys"),
+        ({"search": {"density": [0.5, math.nan]}}, r"search\.density\.1 is nan; expected a finite number"),
+        ({"provenance": {"x": -math.inf}}, r"provenance\.x is -inf; expected a finite number"),
+        ({"provenance": {"x": 10**5000}}, r"provenance\.x is an integer beyond ±2\*\*64; expected a finite"),
+        ({"provenance": {"x\ny": {1}}}, r"provenance\.'x\\ny' is of type set; expected JSON values only"),
+        ({"provenance": nested(65)}, r"provenance is nested deeper than 64 levels"),
+        ({"seed": torch.tensor(1)}, r"seed is of type Tensor; expected JSON values only"),
+    ],
+)
+def test_what_json_cannot_hold_is_refused_by_its_place(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(TicketError, match=rf"^{message}") as caught:
+        described(**changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_sixty_four_levels_are_held() -> None:
+    assert read(parse(described(model=nested(64)), "the text")).model == nested(64)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"it is no JSON \(Expecting value"),
+        ('{"a":1', r"it is no JSON \(Expecting"),
+        ('{"a":1}x', r"it is no JSON \(Extra data"),
+        ("[1]", r"it is \[1\]; expected a JSON object"),
+        ("null", r"it is None; expected a JSON object"),
+        ('{"a":NaN}', r"it is no JSON \(NaN is no number of JSON\)"),
+        ('{"a":[-Infinity]}', r"it is no JSON \(-Infinity is no number of JSON\)"),
+        ('{"a":1,"b":2,"a":1}', r"it is no JSON \(key 'a' stands twice\)"),
+        ('{"b":{"\\n":1,"\\n":2}}', r"it is no JSON \(key '\\n' stands twice\)"),
+        ('{"a":' + "9" * 5000 + "}", r"it is no JSON \(Exceeds the limit"),
+        ('{"a":' + "[" * 100_000 + "]" * 100_000 + "}", r"it is nested too deep"),
+        ('{"a":' * 100_000 + "1" + "}" * 100_000, r"it is nested too deep"),
+    ],
+)
+def test_text_that_is_no_plain_json_object_is_refused(text: str, message: str) -> None:
+    with pytest.raises(TicketError, match=rf"^{message}") as caught:
+        parse(text, "it")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [
+        (2, r"the ticket has format version 2, this release reads version 1; update strongticket"),
+        (0, r"the ticket has format version 0, this release reads version 1$"),
+        (10**400, r"the ticket has format version an integer beyond ±2\*\*64, this release reads version 1; update"),
+        (True, r"the ticket names format version True; this release reads version 1"),
+        ("1", r"the ticket names format version '1'; this release reads version 1"),
+        (1.0, r"the ticket names format version 1\.0; this release reads version 1"),
+        (None, r"the ticket names format version None; this release reads version 1"),
+    ],
+)
+def test_another_format_version_is_refused_by_its_number(version: object, message: str) -> None:
+    with pytest.raises(TicketError, match=rf"^{message}"):
+        check_format({"format": version})
+
+
+def test_format_version_1_is_read() -> None:
+    check_format({"format": 1})
+    with pytest.raises(TicketError, match="names format version None"):
+        check_format({})
+
+
+def at(*path: str, value: Any = None, drop: bool = False) -> Callable[[dict[str, Any]], None]:
+    """Return a change of one place in the JSON."""
+
+    def change(said: dict[str, Any]) -> None:
+        for key in path[:-1]:
+            said = said[key]
+        if drop:
+            del said[path[-1]]
+        else:
+            said[path[-1]] = value
+
+    return change
+
+
+def many(*changes: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
+    return lambda said: [change(said) for change in changes] and None
+
+
+FC = ("tensors", "fc.weight")
+ODD: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
+    "unknown key": (at("extra"), r"the ticket has an unknown key 'extra'; format version 1 has sha256, format, seed"),
+    "unknown key with a line break": (at("a\nb"), r"the ticket has an unknown key 'a\\nb'"),
+    "missing seed": (at("seed", drop=True), r"the ticket has no key 'seed'"),
+    "missing provenance": (at("provenance", drop=True), r"the ticket has no key 'provenance'"),
+    "negative seed": (at("seed", value=-1), r"seed is -1; expected an integer from 0 to 18446744073709551615"),
+    "large seed": (at("seed", value=2**64), r"seed is 18446744073709551616; expected an integer"),
+    "seed of a float": (at("seed", value=1.0), r"seed is 1\.0; expected an integer"),
+    "seed of a boolean": (at("seed", value=True), r"seed is True; expected an integer"),
+    "no law": (at("law", value=None), r"law is None; expected a JSON object"),
+    "unknown law": (at("law", "kind", value="cauchy"), r"law: weight law 'cauchy' is not known"),
+    "law of a list": (at("law", "kind", value=["cauchy"]), r"law: weight law \['cauchy'\] is not known"),
+    "unknown law key": (at("law", "df", value=2), r"law has an unknown key 'df'; format version 1 has kind, gain"),
+    "missing law key": (at("law", "gain", drop=True), r"law has no key 'gain'"),
+    "negative gain": (at("law", "gain", value=-1.0), r"law: gain -1\.0 cannot be used"),
+    "infinite gain": (at("law", "gain", value=1e999), r"law: gain inf cannot be used"),
+    "fan of a list": (at("law", "fan", value=[]), r"law: fan \[\] is not known"),
+    "upper-case digest": (at("weights_digest", value="A" * 64), r"weights_digest is 'A+\.\.\.A+'; expected a SHA-256"),
+    "short digest": (at("stored_digest", value="a" * 63), r"stored_digest is 'a+\.\.\.a+'; expected a SHA-256 as 64"),
+    "digest of a number": (at("weights_digest", value=1), r"weights_digest is 1; expected a SHA-256"),
+    "no tensors": (at("tensors", value=[]), r"tensors is \[\]; expected a JSON object"),
+    "empty tensors": (at("tensors", value={}), r"the ticket has no mask; expected one tensor with a mask at least"),
+    "no mask": (at(*FC, "mask"), r"the ticket has no mask; expected one"),
+    "tensor of a list": (at(*FC, value=[]), r"tensors\.fc\.weight is \[\]; expected a JSON object"),
+    "unknown tensor key": (at(*FC, "x"), r"tensors\.fc\.weight has an unknown key 'x'"),
+    "missing mask": (at(*FC, "mask", drop=True), r"tensors\.fc\.weight has no key 'mask'"),
+    "bad name": (at("tensors", "/etc/passwd", value={}), r"'/etc/passwd' cannot be the name of a tensor"),
+    "no shape": (at(*FC, "shape"), r"tensors\.fc\.weight\.shape is None; expected a list of at most 64 sizes"),
+    "negative size": (at(*FC, "shape", value=[2, -3]), r"tensors\.fc\.weight\.shape is -3; expected an integer from 0"),
+    "size of a boolean": (
+        at(*FC, "shape", value=[True, 6]),
+        r"tensors\.fc\.weight\.shape is True; expected an integer",
+    ),
+    "size of a float": (at(*FC, "shape", value=[2.0, 3]), r"tensors\.fc\.weight\.shape is 2\.0; expected an integer"),
+    "huge size": (at(*FC, "shape", value=[2**60]), r"tensors\.fc\.weight\.shape is 1152921504606846976; expected"),
+    "huge product": (at(*FC, "shape", value=[2**40, 2**40]), r"tensors\.fc\.weight\.shape is \[.*\]; expected at most"),
+    "huge product with zero": (
+        at(*FC, "shape", value=[0, 2**40, 2**40]),
+        r"tensors\.fc\.weight\.shape is \[0, .*\]; exp",
+    ),
+    "many dimensions": (
+        at(*FC, "shape", value=[1] * 65),
+        r"tensors\.fc\.weight\.shape is \[1, .*\]; expected a list of",
+    ),
+    "empty masked tensor": (at(*FC, "shape", value=[0, 3]), r"tensors\.fc\.weight\.mask is of a tensor without values"),
+    "integer dtype": (
+        at(*FC, "dtype", value="int8"),
+        r"tensors\.fc\.weight\.dtype is 'int8'; expected a floating type",
+    ),
+    "alias dtype": (
+        at(*FC, "dtype", value="float"),
+        r"tensors\.fc\.weight\.dtype is 'float'; expected a floating type",
+    ),
+    "no dtype": (at(*FC, "dtype", value="nn"), r"tensors\.fc\.weight\.dtype is 'nn'; expected a floating type"),
+    "dtype of a list": (at(*FC, "dtype", value=[]), r"tensors\.fc\.weight\.dtype is \[\]; expected a floating type"),
+    "zero scale": (
+        at(*FC, "scale", value=0.0),
+        r"tensors\.fc\.weight\.scale is 0\.0; expected a positive finite number",
+    ),
+    "negative scale": (
+        at(*FC, "scale", value=-1),
+        r"tensors\.fc\.weight\.scale is -1; expected a positive finite number",
+    ),
+    "infinite scale": (at(*FC, "scale", value=1e999), r"tensors\.fc\.weight\.scale is inf; expected a positive finite"),
+    "NaN scale": (at(*FC, "scale", value=math.nan), r"tensors\.fc\.weight\.scale is nan; expected a positive finite"),
+    "huge scale": (
+        at(*FC, "scale", value=10**400),
+        r"tensors\.fc\.weight\.scale is an integer beyond ±2\*\*64; expected",
+    ),
+    "scale of a boolean": (at(*FC, "scale", value=True), r"tensors\.fc\.weight\.scale is True; expected a positive"),
+    "scale of a string": (at(*FC, "scale", value="1"), r"tensors\.fc\.weight\.scale is '1'; expected a positive"),
+    "mask of a list": (at(*FC, "mask", value=[]), r"tensors\.fc\.weight\.mask is \[\]; expected a JSON object"),
+    "unknown mask key": (at(*FC, "mask", "x"), r"tensors\.fc\.weight\.mask has an unknown key 'x'"),
+    "missing count": (at(*FC, "mask", "count", drop=True), r"tensors\.fc\.weight\.mask has no key 'count'"),
+    "unknown codec": (
+        at(*FC, "mask", "codec", value="rans"),
+        r"tensors\.fc\.weight\.mask\.codec is 'rans'; this release",
+    ),
+    "codec of a list": (at(*FC, "mask", "codec", value=[]), r"tensors\.fc\.weight\.mask\.codec is \[\]; this release"),
+    "large count": (at(*FC, "mask", "count", value=7), r"tensors\.fc\.weight\.mask\.count is 7; expected .* 0 to 6"),
+    "negative count": (at(*FC, "mask", "count", value=-1), r"tensors\.fc\.weight\.mask\.count is -1; expected"),
+    "count of a boolean": (at(*FC, "mask", "count", value=True), r"tensors\.fc\.weight\.mask\.count is True; expected"),
+    "mask digest": (
+        at(*FC, "mask", "sha256", value=""),
+        r"tensors\.fc\.weight\.mask\.sha256 is ''; expected a SHA-256",
+    ),
+    "other kept": (at("kept", value=3), r"kept is 3, the tensors' own numbers add up to 2"),
+    "other total": (at("total", value=8), r"total is 8, the tensors' own numbers add up to 6"),
+    "kept of a float": (at("kept", value=2.0), r"kept is 2\.0; expected an integer"),
+    "trained of a string": (at("trained", value="bn"), r"trained is 'bn'; expected a list of different names"),
+    "trained of numbers": (at("trained", value=[1]), r"trained is \[1\]; expected a list of different names"),
+    "trained twice": (at("trained", value=["a", "a"]), r"trained is \['a', 'a'\]; expected a list of different names"),
+    "search of a list": (at("search", value=[]), r"search is \[\]; expected a JSON object"),
+    "model of null": (at("model"), r"model is None; expected a JSON object"),
+    "provenance of a number": (at("provenance", value=1), r"provenance is 1; expected a JSON object"),
+    "deep provenance": (at("provenance", value=nested(65)), r"provenance is nested deeper than 64 levels"),
+    "infinity in search": (at("search", "floor", value=1e999), r"search\.floor is inf; expected a finite number"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), ODD.values(), ids=ODD)
+def test_whatever_is_odd_is_refused_by_its_place(change: Callable[[dict[str, Any]], None], message: str) -> None:
+    said = copy.deepcopy(SAID)
+    assert read(said).total == 6
+    change(said)
+    with pytest.raises(TicketError, match=rf"^{message}") as caught:
+        read(said)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_scales_may_be_written_as_integers() -> None:
+    said = copy.deepcopy(SAID)
+    said["tensors"]["fc.weight"]["scale"] = 2
+    scale = read(said).tensors["fc.weight"].scale
+    assert (type(scale), scale) == (float, 2.0)
+
+
+@pytest.mark.parametrize("name", ["weight", "conv1.weight", "layers.0.q/k.weight", "größe.weight", "_x", "a b", "0"])
+def test_names_of_a_state_dict_are_accepted(name: str) -> None:
+    check_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", ".weight", "a..b", "a.", "/a", "../a", "a\nb", "a\0b", "a\x1b[2J", "\ud800", "\u202ea", "x" * 1025],
+)
+def test_odd_names_are_refused_in_one_line(name: str) -> None:
+    with pytest.raises(
+        TicketError, match=r"^'.*' cannot be the name of a tensor; expected one such as conv1"
+    ) as caught:
+        check_name(name)
+    assert str(caught.value).isascii()
+    assert len(str(caught.value)) < 200
+
+
+def test_values_are_counted_by_their_shape() -> None:
+    assert edge_count([2, 3, 4], "here") == 24
+    assert edge_count([], "here") == 1
+    assert edge_count([5, 0], "here") == 0
+    assert edge_count([2**48], "here") == 2**48
+
+
+def test_values_are_shown_shortly() -> None:
+    assert shown("µ\n") == r"'\xb5\n'"
+    assert shown([1, 2]) == "[1, 2]"
+    assert shown(10**5000) == "an integer beyond ±2**64"
+    assert len(shown("x" * 10_000)) < 70
+    assert shown([["x"] * 10_000] * 1000) == "[[...], [...], [...], [...], [...], [...], [...], [...], ...]"
+    assert shown({"a": {"b": 1}, "c": [], "d": 0}) == "{'a': {...}, 'c': [], ...}"

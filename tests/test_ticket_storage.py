@@ -1,0 +1,765 @@
+"""The ticket file: its bytes by hand, every bit of it guarded, every way it can be wrong refused in one line.
+
+The files here are read and forged by a few lines of ``struct``, ``json`` and ``hashlib`` that follow
+docs/format.md, never by the code under test. The golden file is made anew, should a format version 2 come, by
+``PYTHONPATH=. python tests/test_ticket_storage.py``; that of version 1 never changes again.
+"""
+
+from __future__ import annotations
+
+import copy
+import errno
+import hashlib
+import json
+import os
+import stat
+import sys
+import tracemalloc
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from strongticket.errors import TicketError
+from strongticket.ticket import Ticket, encoded_masks, from_bytes, load, mask_bits, save, storage, to_bytes
+from strongticket.weights import DrawnTensor, WeightLaw, digest, draw
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+GOLDEN = Path(__file__).parent / "golden" / "ticket-v1.safetensors"
+GOLDEN_SHA256 = "3e387ef949c24d75de07128cba389bc2fb7702df1f387a629b3379e98350290e"
+DIGEST_AT = 55
+
+
+def golden_ticket() -> Ticket:
+    """A ticket with every codec, a tensor without mask, and stored tensors of several types, all known by hand."""
+    law = WeightLaw("signed-constant")
+    tensors = {
+        "stem.weight": DrawnTensor((2, 1, 2, 2), "float32", 0.7071067811865476),
+        "body.weight": DrawnTensor((64, 64), "float32", 0.1767766952966369),
+        "tail.weight": DrawnTensor((10, 100), "float16", 0.1414213562373095),
+        "head.weight": DrawnTensor((3, 10), "float32", 0.4472135954999579, masked=False),
+    }
+    few = torch.zeros(1000, dtype=torch.bool)
+    few[[0, 255, 256, 999]] = True
+    return Ticket(
+        seed=2**53 + 1,
+        law=law,
+        tensors=tensors,
+        masks={
+            "stem.weight": torch.tensor([1, 0, 0, 0, 1, 1, 0, 1], dtype=torch.bool).reshape(2, 1, 2, 2),
+            "body.weight": (torch.arange(4096) % 8 < 3).reshape(64, 64),
+            "tail.weight": few.reshape(10, 100),
+        },
+        weights_digest=digest({name: draw_all(law, 2**53 + 1, name, tensors[name]) for name in tensors}),
+        stored={
+            "norm.running_mean": torch.tensor([0.5, -0.0, float("nan")]),
+            "norm.weight": torch.tensor([1.5, 2.0], dtype=torch.bfloat16),
+            "norm.active": torch.tensor([True, False]),
+            "steps": torch.tensor(7),
+        },
+        trained=("norm.weight",),
+        search={"rule": "edge-popup", "scope": "layer", "density": 0.5, "floor": 0.0, "bn": "learned"},
+        model={"name": "example", "width": 1.0},
+        provenance={"note": "größer als 1/3", "third": 1 / 3},
+    )
+
+
+def draw_all(law: WeightLaw, seed: int, name: str, tensor: DrawnTensor) -> Tensor:
+    return draw(law, seed, name, tensor.shape, scale=tensor.scale).to(getattr(torch, tensor.dtype))
+
+
+def small_ticket(**changes: Any) -> Ticket:
+    ticket = Ticket(
+        seed=3,
+        law=WeightLaw(),
+        tensors={"w": DrawnTensor((2, 3), "float32", 0.5)},
+        masks={"w": torch.tensor([[True, False, False], [False, True, False]])},
+        weights_digest="a" * 64,
+        stored={"mean": torch.tensor([1.0, -2.0])},
+    )
+    return replace(ticket, **changes)
+
+
+def equal(one: Ticket, other: Ticket) -> bool:
+    """Whether two tickets agree in every bit."""
+    return (
+        (one.seed, one.law, dict(one.tensors), list(one.tensors), one.weights_digest, one.trained)
+        == (other.seed, other.law, dict(other.tensors), list(other.tensors), other.weights_digest, other.trained)
+        and (one.search, one.model, one.provenance) == (other.search, other.model, other.provenance)
+        and digest(one.masks) == digest(other.masks)
+        and digest(one.stored) == digest(other.stored)
+    )
+
+
+# A reader and a writer of the format by hand.
+
+
+def sha256_of(data: bytes) -> str:
+    return hashlib.sha256(data[:DIGEST_AT] + b"0" * 64 + data[DIGEST_AT + 64 :]).hexdigest()
+
+
+def taken_apart(data: bytes) -> tuple[dict[str, Any], dict[str, tuple[str, list[int], bytes]]]:
+    """Return the ticket's JSON and {tensor: (dtype, shape, bytes)} of a file, its digest checked."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    said = json.loads(header.pop("__metadata__")["strongticket"])
+    assert said["sha256"] == data[DIGEST_AT : DIGEST_AT + 64].decode() == sha256_of(data)
+    body = data[8 + size :]
+    return said, {k: (v["dtype"], v["shape"], body[slice(*v["data_offsets"])]) for k, v in header.items()}
+
+
+def framed(header: str, body: bytes = b"", *, size: int | None = None) -> bytes:
+    """Return a file with this header, of this length or of the ``size`` it claims."""
+    text = header.encode()
+    return (len(text) if size is None else size).to_bytes(8, "little") + text + body
+
+
+def sealed(data: bytes) -> bytes:
+    """Return the file with the digest that it ought to have."""
+    return data[:DIGEST_AT] + sha256_of(data).encode() + data[DIGEST_AT + 64 :]
+
+
+def forged(said: Mapping[str, Any], tensors: Mapping[str, tuple[str, list[int], bytes]], **metadata: str) -> bytes:
+    """Return a file that says ``said`` and holds ``tensors``, with the digest that it ought to have."""
+    said = {"sha256": "0" * 64, **{key: value for key, value in said.items() if key != "sha256"}}
+    header: dict[str, Any] = {"__metadata__": {"strongticket": json.dumps(said, separators=(",", ":")), **metadata}}
+    body = b""
+    for key, (dtype, shape, data) in tensors.items():
+        header[key] = {"dtype": dtype, "shape": shape, "data_offsets": [len(body), len(body) + len(data)]}
+        body += data
+    return sealed(framed(json.dumps(header, separators=(",", ":"), ensure_ascii=False), body))
+
+
+def refused(data: bytes, message: str) -> None:
+    with pytest.raises(TicketError, match=rf"^{message}") as caught:
+        from_bytes(data)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+# Round trips
+
+
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=0, max_size=4),
+    density=st.floats(0.005, 1) | st.just(1.0),
+    seed=st.integers(0, 2**64 - 1),
+    scale=st.floats(min_value=0, exclude_min=True, allow_infinity=False),
+    dtype=st.sampled_from([torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool]),
+)
+def test_a_ticket_comes_back_as_it_was(
+    sizes: list[int], density: float, seed: int, scale: float, dtype: torch.dtype
+) -> None:
+    noise = torch.rand(sizes, generator=torch.Generator().manual_seed(seed % 2**63))
+    ticket = small_ticket(
+        seed=seed,
+        tensors={
+            "b": DrawnTensor(tuple(sizes), "float32", scale),
+            "a": DrawnTensor((0,), "float16", scale, masked=False),
+        },
+        masks={"b": noise < density},
+        stored={"noise": (noise * 9).to(dtype), "nothing": torch.empty(0, 3)},
+    )
+    again = from_bytes(to_bytes(ticket))
+    assert equal(again, ticket)
+    assert again.tensors["b"].scale.hex() == scale.hex()
+    assert (again.kept, again.total) == (ticket.kept, ticket.total)
+
+
+def test_a_ticket_comes_back_from_a_file(tmp_path: Path) -> None:
+    for path in (tmp_path / "ticket.safetensors", tmp_path / "näme with spaces"):
+        save(golden_ticket(), path)
+        assert equal(load(path), golden_ticket())
+        assert equal(load(str(path)), golden_ticket())
+
+
+def test_memory_format_and_sharing_leave_no_trace() -> None:
+    mask = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)) < 0.5
+    mean = torch.arange(48.0).reshape(1, 3, 4, 4)
+    plain = small_ticket(
+        tensors={"w": DrawnTensor((2, 3, 4, 4), "float32", 0.5)},
+        masks={"w": mask},
+        stored={"mean": mean, "same": mean.clone()},
+    )
+    strided = mean.to(memory_format=torch.channels_last).requires_grad_()
+    odd = replace(
+        plain,
+        masks={"w": mask.to(memory_format=torch.channels_last)},
+        stored={"same": strided, "mean": strided},
+    )
+    assert to_bytes(odd) == to_bytes(plain)
+
+
+def test_what_is_loaded_may_be_written_to() -> None:
+    ticket = from_bytes(to_bytes(golden_ticket()))
+    ticket.stored["norm.running_mean"].zero_()
+    ticket.masks["stem.weight"].logical_not_()
+    assert equal(from_bytes(to_bytes(golden_ticket())), golden_ticket())
+
+
+def test_equal_tickets_give_equal_bytes() -> None:
+    one = golden_ticket()
+    other = replace(one, masks=dict(reversed(one.masks.items())), stored=dict(reversed(one.stored.items())))
+    assert to_bytes(one) == to_bytes(other) == to_bytes(from_bytes(to_bytes(one)))
+
+
+def test_the_file_has_the_bytes_of_to_bytes_and_ordinary_permissions(tmp_path: Path) -> None:
+    save(small_ticket(), tmp_path / "t")
+    assert (tmp_path / "t").read_bytes() == to_bytes(small_ticket())
+    (tmp_path / "ordinary").touch()
+    assert stat.S_IMODE((tmp_path / "t").stat().st_mode) == stat.S_IMODE((tmp_path / "ordinary").stat().st_mode)
+
+
+def test_mask_bits_are_those_of_the_coded_masks() -> None:
+    ticket = golden_ticket()
+    sizes = {name: len(coded.data) for name, coded in encoded_masks(ticket).items()}
+    assert sizes["stem.weight"] == 1
+    assert mask_bits(ticket) == 8 * sum(sizes.values())
+    _, tensors = taken_apart(to_bytes(ticket))
+    assert {key: len(data) for key, (_, _, data) in tensors.items() if key.startswith("mask:")} == {
+        f"mask:{name}": size for name, size in sizes.items()
+    }
+
+
+# The format by hand
+
+
+def test_the_golden_file_is_as_it_was_released() -> None:
+    assert hashlib.sha256(GOLDEN.read_bytes()).hexdigest() == GOLDEN_SHA256
+
+
+def test_the_golden_file_reads_by_hand() -> None:
+    said, tensors = taken_apart(GOLDEN.read_bytes())
+    few = ["0"] * 1000
+    for position in (0, 255, 256, 999):
+        few[position] = "1"
+    few_packed = int("".join(reversed(few)), 2).to_bytes(125, "little")
+    sha = {
+        "stem.weight": hashlib.sha256(b"\xb1").hexdigest(),
+        "body.weight": hashlib.sha256(b"\x07" * 512).hexdigest(),
+        "tail.weight": hashlib.sha256(few_packed).hexdigest(),
+    }
+    assert list(said)[:2] == ["sha256", "format"]
+    del said["sha256"]
+    assert said == {
+        "format": 1,
+        "seed": 9007199254740993,
+        "law": {"kind": "signed-constant", "gain": None, "fan": "in", "scale_by_density": False},
+        "weights_digest": "e74a3a56e8ecf80d7e5321583a1b6948e21ecb613cd03035fc97b3090ac1a340",
+        "stored_digest": "756b4d3db88ee14d48f2cb11686694930716dafd661265500ab718d8a20e8221",
+        "kept": 4 + 1536 + 4,
+        "total": 8 + 4096 + 1000,
+        "tensors": {
+            "stem.weight": {
+                "shape": [2, 1, 2, 2],
+                "dtype": "float32",
+                "scale": 0.7071067811865476,
+                "mask": {"codec": "bits", "count": 4, "sha256": sha["stem.weight"]},
+            },
+            "body.weight": {
+                "shape": [64, 64],
+                "dtype": "float32",
+                "scale": 0.1767766952966369,
+                "mask": {"codec": "zstd-bits", "count": 1536, "sha256": sha["body.weight"]},
+            },
+            "tail.weight": {
+                "shape": [10, 100],
+                "dtype": "float16",
+                "scale": 0.1414213562373095,
+                "mask": {"codec": "zstd-gaps", "count": 4, "sha256": sha["tail.weight"]},
+            },
+            "head.weight": {"shape": [3, 10], "dtype": "float32", "scale": 0.4472135954999579, "mask": None},
+        },
+        "trained": ["norm.weight"],
+        "search": {"rule": "edge-popup", "scope": "layer", "density": 0.5, "floor": 0.0, "bn": "learned"},
+        "model": {"name": "example", "width": 1.0},
+        "provenance": {"note": "größer als 1/3", "third": 0.3333333333333333},
+    }
+    by_hand = {key: (dtype, shape, data) for key, (dtype, shape, data) in tensors.items() if key.startswith("stored:")}
+    assert by_hand == {
+        "stored:norm.running_mean": ("F32", [3], bytes.fromhex("0000003f 00000080 0000c07f")),
+        "stored:norm.weight": ("BF16", [2], bytes.fromhex("c03f 0040")),
+        "stored:norm.active": ("BOOL", [2], bytes.fromhex("01 00")),
+        "stored:steps": ("I64", [], bytes.fromhex("07 00 00 00 00 00 00 00")),
+    }
+    coded = {key: data for key, (dtype, shape, data) in tensors.items() if key.startswith("mask:")}
+    assert all(tensors[key][:2] == ("U8", [len(data)]) for key, data in coded.items())
+    assert coded["mask:stem.weight"] == b"\xb1"
+    assert zstd.decompress(coded["mask:body.weight"]) == b"\x07" * 512
+    assert zstd.decompress(coded["mask:tail.weight"]) == bytes([0, 254, 0, 255, 255, 232])
+
+
+def test_the_golden_file_loads() -> None:
+    assert equal(load(GOLDEN), golden_ticket())
+
+
+def test_the_golden_file_is_written_byte_for_byte() -> None:
+    assert to_bytes(load(GOLDEN)) == to_bytes(golden_ticket()) == GOLDEN.read_bytes()
+
+
+def test_a_file_made_by_hand_loads() -> None:
+    said, tensors = taken_apart(GOLDEN.read_bytes())
+    assert equal(from_bytes(forged(said, tensors)), golden_ticket())
+
+
+# Damage
+
+
+def flips(data: bytes) -> Iterator[bytes]:
+    changed = bytearray(data)
+    for bit in range(8 * len(data)):
+        changed[bit // 8] ^= 1 << bit % 8
+        yield bytes(changed)
+        changed[bit // 8] ^= 1 << bit % 8
+
+
+def test_no_bit_of_a_file_can_flip() -> None:
+    data = to_bytes(small_ticket())
+    assert len(data) < 1600
+    for damaged in flips(data):
+        with pytest.raises(TicketError):
+            from_bytes(damaged)
+
+
+def test_no_byte_of_the_golden_file_can_change() -> None:
+    data = GOLDEN.read_bytes()
+    for index in range(len(data)):
+        with pytest.raises(TicketError):
+            from_bytes(data[:index] + bytes([data[index] ^ 0x55]) + data[index + 1 :])
+
+
+def test_a_file_cut_anywhere_is_refused() -> None:
+    data = to_bytes(small_ticket())
+    for size in range(len(data)):
+        with pytest.raises(
+            TicketError, match=r"^(the file is truncated|the file is \d bytes long|the header would be)"
+        ):
+            from_bytes(data[:size])
+
+
+def test_bytes_behind_the_end_are_refused() -> None:
+    data = to_bytes(small_ticket())
+    refused(data + b"\0", r"the file has 1 bytes behind its end; fetch it again")
+    refused(data + data, rf"the file has {len(data)} bytes behind its end; fetch it again")
+
+
+def test_exchanged_pieces_are_refused() -> None:
+    one, other = to_bytes(small_ticket()), to_bytes(small_ticket(seed=4))
+    assert len(one) == len(other)
+    refused(
+        one[:-20] + to_bytes(small_ticket(stored={"mean": torch.tensor([1.0, 2.0])}))[-20:], r"the file is damaged: i"
+    )
+    refused(one[: DIGEST_AT + 64] + other[DIGEST_AT + 64 :], r"the file is damaged: its SHA-256 is not the one")
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "ticket.safetensors"
+    path.write_bytes(to_bytes(small_ticket())[:-1])
+    with pytest.raises(
+        TicketError, match=rf"^{path}: the file is truncated: 1 of \d+ bytes are missing; fetch it again$"
+    ):
+        load(path)
+
+
+# What is no ticket
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TicketError, match=rf"^{tmp_path}/absent cannot be read: no such file or directory$"):
+        load(tmp_path / "absent")
+
+
+def test_a_folder_is_no_ticket(tmp_path: Path) -> None:
+    with pytest.raises(TicketError, match=rf"^{tmp_path}: this is a folder; name the file in it, such as {tmp_path}/t"):
+        load(tmp_path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(TicketError, match=r"/pipe: this is a device or a pipe; expected a ticket file$"):
+        load(tmp_path / "pipe")
+
+
+def test_a_path_that_cannot_be_one_is_refused() -> None:
+    with pytest.raises(TicketError, match=r"cannot be read: .*null byte"):
+        load("a\0b")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", r"the file is 0 bytes long; this is no ticket, or the start of one"),
+        (b"PK\x03\x04" + bytes(200), r"the header would be 67324752 bytes long, the file has 196: truncated, or no"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(200), r"the header would be \d+ bytes long"),
+        (b"\xff" * 100, r"the header would be 18446744073709551615 bytes long, the file has 92"),
+        (bytes(100), r"the safetensors header is no JSON \(Expecting value"),
+        (framed("[1, 2]"), r"the safetensors header is \[1, 2\]; expected a JSON object"),
+        (framed("{}"), r"this is a safetensors file but no ticket: its metadata have no key 'strongticket'"),
+        (framed('{"__metadata__":[]}'), r"this is a safetensors file but no ticket"),
+        (framed('{"__metadata__":{"format":"pt"}}'), r"this is a safetensors file but no ticket"),
+        (framed('{"__metadata__":{"strongticket":1}}'), r"this is a safetensors file but no ticket"),
+        (framed('{"__metadata__":{"strongticket":"x"}}'), r"the ticket's description is no JSON \(Expecting value"),
+        (framed('{"__metadata__":{"strongticket":"[]"}}'), r"the ticket's description is \[\]; expected a JSON object"),
+        (framed('{"__metadata__":{"strongticket":"{}"}}'), r"the ticket names format version None; this release reads"),
+        (
+            framed('{"__metadata__":{},"__metadata__":{}}'),
+            r"the safetensors header is no JSON \(key '__metadata__' stands",
+        ),
+        (b"\x02\0\0\0\0\0\0\0\xff\xfe", r"this is no safetensors file: its header is no text"),
+    ],
+)
+def test_what_is_no_ticket_is_refused(data: bytes, message: str) -> None:
+    refused(data, message)
+
+
+def test_another_format_version_is_refused_before_anything_else() -> None:
+    header = '{"__metadata__":{"strongticket":"{\\"format\\":2,\\"new\\":[]}"},"other":{}}'
+    refused(framed(header), r"the ticket has format version 2, this release reads version 1; update strongticket")
+
+
+# Files made to harm, with the digest that they ought to have
+
+SAID, TENSORS = taken_apart(to_bytes(small_ticket()))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"mask:w": None}, r"the mask of w is described but not in the file"),
+        ({"mask:v": ("U8", [1], b"\0")}, r"the mask of v is in the file but not described"),
+        ({"mask:w": ("I8", [1], b"\x11")}, r"mask:w has 'I8' \[1\]; expected U8 in one dimension"),
+        ({"mask:w": ("U8", [1, 1], b"\x11")}, r"mask:w has 'U8' \[1, 1\]; expected U8 in one dimension"),
+        ({"mask:w": ("U8", [1], b"\x51")}, r"the mask of w has bits behind its last edge"),
+        ({"mask:w": ("U8", [1], b"\x21")}, r"the mask of w decodes to bits of another SHA-256"),
+        ({"mask:w": ("U8", [1], b"\x31")}, r"the mask of w keeps 3 edges, its count says 2"),
+        ({"mask:w": ("U8", [2], b"\x11\0")}, r"the mask of w has 2 bytes of bits, 6 edges take 1"),
+        ({"mask:w": ("U8", [2], b"\x11")}, r"this is no valid safetensors file \("),
+        ({"stored:mean": None}, r"the stored tensors have another digest than stored_digest says"),
+        ({"stored:more": ("F32", [1], bytes(4))}, r"the stored tensors have another digest than stored_digest says"),
+        ({"stored:mean": ("F32", [2], bytes(8))}, r"the stored tensors have another digest than stored_digest says"),
+        ({"stored:mean": ("F32", [1, 2], TENSORS["stored:mean"][2])}, r"the stored tensors have another digest"),
+        ({"stored:mean": ("I32", [2], TENSORS["stored:mean"][2])}, r"the stored tensors have another digest"),
+        ({"stored:mean": ("BOOL", [2], b"\x01\x02")}, r"stored:mean has bytes over 1 for booleans"),
+        ({"stored:mean": ("F4", [2], b"\0")}, r"stored:mean has dtype 'F4'; expected one of BOOL, U8"),
+        ({"stored:mean": (["F32"], [2], bytes(8))}, r"stored:mean has dtype \['F32'\]; expected one of BOOL"),
+        ({"stored:w": ("F32", [1], bytes(4))}, r"w is both stored and drawn from the seed"),
+        ({"weight": ("F32", [1], bytes(4))}, r"the file has a tensor 'weight'; a ticket has mask:NAME and stored:NAME"),
+        ({"stored:/etc/x": ("F32", [1], bytes(4))}, r"'/etc/x' cannot be the name of a tensor"),
+        ({"stored:": ("F32", [1], bytes(4))}, r"'' cannot be the name of a tensor"),
+        ({"stored:mean": ("F32", [2**62], bytes(8))}, r"the shape of stored:mean is 4611686018427387904; expected"),
+        (
+            {"stored:mean": ("F32", [2**40, 2**40], bytes(8))},
+            r"the shape of stored:mean is \[.*\]; expected at most 2\*\*48",
+        ),
+        (
+            {"stored:mean": ("F32", [0, 2**40, 2**40], b"")},
+            r"the shape of stored:mean is \[.*\]; expected at most 2\*\*48",
+        ),
+        ({"stored:mean": ("F32", [2**20, 2**20], bytes(8))}, r"this is no valid safetensors file \("),
+        ({"stored:mean": ("F32", [-2], bytes(8))}, r"the shape of stored:mean is -2; expected an integer from 0"),
+        (
+            {"stored:mean": ("F32", [True, 2], bytes(8))},
+            r"the shape of stored:mean is True; expected an integer from 0",
+        ),
+        (
+            {"stored:mean": ("F32", [1] * 1000, bytes(4))},
+            r"the shape of stored:mean is \[1, .*\]; expected a list of at",
+        ),
+    ],
+)
+def test_odd_tensors_are_refused(tensors: dict[str, tuple[str, list[int], bytes] | None], message: str) -> None:
+    changed = {key: value for key, value in {**TENSORS, **tensors}.items() if value is not None}
+    refused(forged(SAID, changed), message)
+
+
+def test_odd_entries_of_the_header_are_refused() -> None:
+    description = json.dumps(json.dumps(SAID | {"sha256": "0" * 64}, separators=(",", ":")))
+
+    def header(entry: str) -> bytes:
+        return sealed(f'{{"__metadata__":{{"strongticket":{description}}},"mask:w":{entry}}}', bytes(9))
+
+    refused(header("1"), r"the header's entry of mask:w is 1; expected dtype, shape, data_offsets")
+    refused(header('{"dtype":"U8","shape":[9]}'), r"the header's entry of mask:w is \{.*\}; expected dtype")
+    for offsets, message in {
+        "[0]": r"\[0\]; expected two integers",
+        "[0,true]": r"\[0, True\]; expected two integers",
+        "[0,9.0]": r"\[0, 9\.0\]; expected two integers",
+        "null": r"None; expected two integers",
+        "[9,0]": r"\[9, 0\]; expected a range",
+        "[-9,0]": r"\[-9, 0\]; expected a range",
+    }.items():
+        entry = f'{{"dtype":"U8","shape":[9],"data_offsets":{offsets}}}'
+        refused(header(entry), rf"the offsets of mask:w are {message}")
+    refused(header('{"dtype":"U8","shape":[8],"data_offsets":[1,9]}'), r"this is no valid safetensors file \(")
+    refused(
+        header('{"dtype":"U8","shape":[9],"data_offsets":[0,1099511627776]}'),
+        r"the file is truncated: \d+ of \d+ bytes are missing; fetch it again",
+    )
+    twice = '{"dtype":"U8","shape":[9],"data_offsets":[0,9]},"mask:w":{"dtype":"U8","shape":[9],"data_offsets":[0,9]}'
+    refused(header(twice), r"the safetensors header is no JSON \(key 'mask:w' stands twice\)")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": 2}, r"the ticket has format version 2, this release reads version 1; update strongticket"),
+        ({"extra": 1}, r"the ticket has an unknown key 'extra'; format version 1 has sha256"),
+        ({"stored_digest": "0" * 64}, r"the stored tensors have another digest than stored_digest says"),
+        ({"trained": ["w"]}, r"'w' is named as trained but is not stored"),
+        ({"kept": 3}, r"kept is 3, the tensors' own numbers add up to 2"),
+    ],
+)
+def test_an_odd_description_is_refused(changes: dict[str, Any], message: str) -> None:
+    refused(forged({**SAID, **changes}, TENSORS), message)
+
+
+def test_unknown_metadata_are_refused() -> None:
+    refused(
+        forged(SAID, TENSORS, extra="x"), r"the metadata have unknown keys; format version 1 has 'strongticket' only"
+    )
+
+
+def test_the_digest_stands_in_one_place_only() -> None:
+    text = json.dumps(SAID, separators=(",", ":"))
+    later = json.dumps({"format": 1, **SAID}, separators=(",", ":"))
+    assert later.startswith('{"format":1,"sha256":')
+    longer = text.replace(SAID["sha256"], "0" * 65)
+    for odd in (later, longer, text.replace('{"sha256"', '{ "sha256"')):
+        refused(
+            framed(json.dumps({"__metadata__": {"strongticket": odd}})), r"the ticket's SHA-256 does not stand where it"
+        )
+    other = json.dumps({"__metadata__": {"other": "", "strongticket": text}}, separators=(",", ":"))
+    refused(framed(other), r"the ticket's SHA-256 does not stand where it should; the file is damaged, fetch it again")
+
+
+def huge(codec: str, kept: int, shape: list[int], data: bytes) -> bytes:
+    said = copy.deepcopy(SAID)
+    total = 1
+    for size in shape:
+        total *= size
+    said |= {"kept": kept, "total": total}
+    said["tensors"]["w"] |= {"shape": shape, "mask": {"codec": codec, "count": kept, "sha256": "0" * 64}}
+    return forged(said, TENSORS | {"mask:w": ("U8", [len(data)], data)})
+
+
+HARMFUL: dict[str, tuple[Callable[[], bytes], str]] = {
+    "header of 2**40 bytes": (lambda: framed("{}", size=2**40), r"the header would be 1099511627776 bytes long"),
+    "header of 5 MiB": (
+        lambda: framed(" " * (5 << 20) + "{}"),
+        r"the header is 5242882 bytes long; a ticket's takes at",
+    ),
+    "deep header": (
+        lambda: framed('{"a":' + "[" * 1_000_000 + "]" * 1_000_000 + "}"),
+        r"the safetensors header is nested too deep to be a ticket's",
+    ),
+    "deep description": (
+        lambda: framed(json.dumps({"__metadata__": {"strongticket": '{"a":' * 200_000 + "1" + "}" * 200_000}})),
+        r"the ticket's description is nested too deep to be a ticket's",
+    ),
+    "many lists": (
+        lambda: framed('{"a":[' + "[]," * 1_300_000 + "0]}"),
+        r"this is a safetensors file but no ticket",
+    ),
+    "many objects": (
+        lambda: framed('{"__metadata__":{"strongticket":"[' + "{}," * 1_300_000 + '0]"}}'),
+        r"the ticket's description is \[\{\}, .*\]; expected a JSON object",
+    ),
+    "2**40 edges, none kept": (
+        lambda: huge("zstd-gaps", 0, [2**20, 2**20], zstd.compress(b"")),
+        r"the masks claim 1099511627776 edges in a file of \d+ bytes; expected at most \d+, that is 2\*\*26 and 4096",
+    ),
+    "2**40 edges, all kept": (
+        lambda: huge("zstd-gaps", 2**40, [2**40], zstd.compress(b"")),
+        r"the masks claim 1099511627776 edges in a file of \d+ bytes",
+    ),
+    "2**27 edges": (
+        lambda: huge("zstd-gaps", 0, [2**27], zstd.compress(b"")),
+        r"the masks claim 134217728 edges in a file of \d+ bytes",
+    ),
+    "2**26 edges": (
+        lambda: huge("zstd-gaps", 0, [2**26], zstd.compress(b"")),
+        r"the mask of w decodes to bits of another SHA-256",
+    ),
+    "2**26 edges as bits": (
+        lambda: huge("zstd-bits", 2**26, [2**26], zstd.compress(bytes(2**23))),
+        r"the mask of w keeps 0 edges, its count says 67108864",
+    ),
+    "200 MB of zeros for 6 edges": (
+        lambda: huge("zstd-bits", 2, [2, 3], zstd.compress(bytes(200_000_000))),
+        r"the mask of w decompresses to more than the 1 bytes it can take",
+    ),
+    "window of 128 MiB": (
+        lambda: huge("zstd-gaps", 2, [2, 3], bytes.fromhex("28b52ffd0088010000")),
+        r"the mask of w is no zstd data",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), HARMFUL.values(), ids=HARMFUL)
+def test_a_file_made_to_harm_is_refused_within_little_memory(make: Callable[[], bytes], message: str) -> None:
+    data = make()
+    tracemalloc.start()
+    try:
+        refused(data, message)
+        assert tracemalloc.get_traced_memory()[1] < 200_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_large_file_that_is_no_ticket_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    with path.open("wb") as file:
+        file.write((2).to_bytes(8, "little") + b"{}")
+        file.truncate(1 << 40)  # takes no space: the file is one hole
+    with pytest.raises(TicketError, match=r"^.*/large: this is a safetensors file but no ticket"):
+        load(path)
+    with path.open("r+b") as file:
+        file.write(to_bytes(small_ticket()))
+    with pytest.raises(TicketError, match=r"^.*/large: the file has \d+ bytes behind its end"):
+        load(path)
+
+
+@given(data=st.binary(max_size=200))
+def test_arbitrary_bytes_end_in_a_ticket_error(data: bytes) -> None:
+    with pytest.raises(TicketError):
+        from_bytes(data)
+
+
+# Saving
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"masks": {}}, r"this ticket is inconsistent: the mask of w has shape None, the masked tensor \(2, 3\)"),
+        (
+            {"masks": {"w": torch.ones(3, 2, dtype=torch.bool)}},
+            r"this ticket is inconsistent: the mask of w has shape \(3, 2\), the masked tensor \(2, 3\)",
+        ),
+        ({"tensors": {}}, r"this ticket is inconsistent: the mask of w has shape \(2, 3\), the masked tensor None"),
+        ({"tensors": {}, "masks": {}}, r"this ticket cannot be saved: the ticket has no mask"),
+        ({"masks": {"w": torch.ones(2, 3)}}, r"the mask of w is float32; expected bool"),
+        (
+            {"tensors": {"w": DrawnTensor((0,), "float32", 1.0)}, "masks": {"w": torch.ones(0, dtype=torch.bool)}},
+            r"this ticket is inconsistent: w has shape \(0,\), there is nothing to mask",
+        ),
+        ({"seed": -1}, r"this ticket cannot be saved: seed is -1; expected an integer from 0 to"),
+        ({"weights_digest": "none"}, r"this ticket cannot be saved: weights_digest is 'none'; expected a SHA-256"),
+        (
+            {"tensors": {"w": DrawnTensor((2, 3), "float32", float("nan"))}},
+            r"this ticket cannot be saved: tensors\.w\.scale is nan; expected a finite number",
+        ),
+        (
+            {"tensors": {"w": DrawnTensor((2, 3), "int8", 1.0)}},
+            r"this ticket cannot be saved: tensors\.w\.dtype is 'int8'; expected a floating type",
+        ),
+        ({"trained": ("mean", "bn")}, r"this ticket cannot be saved: 'bn' is named as trained but is not stored"),
+        ({"stored": {"w": torch.ones(1)}}, r"this ticket cannot be saved: w is both stored and drawn from the seed"),
+        ({"stored": {"/w": torch.ones(1)}}, r"this ticket cannot be saved: '/w' cannot be the name of a tensor"),
+        (
+            {"stored": {"s": torch.ones(2).to_sparse()}},
+            r"this ticket cannot be saved: s is no dense tensor with values",
+        ),
+        (
+            {"stored": {"s": torch.ones(2, device="meta")}},
+            r"this ticket cannot be saved: s is no dense tensor with values",
+        ),
+        (
+            {"stored": {"s": torch.ones(2, dtype=torch.complex128)}},
+            r"this ticket cannot be saved: s is torch\.complex128, which a ticket file cannot hold",
+        ),
+        (
+            {"provenance": {"at": Path("x")}},
+            r"this ticket cannot be saved: provenance\.at is of type PosixPath; expected",
+        ),
+        (
+            {"provenance": {"log": "x" * (4 << 20)}},
+            r"this ticket cannot be saved: the header is \d+ bytes long; a ticket's takes at most 4194304",
+        ),
+    ],
+)
+def test_a_ticket_that_could_not_be_loaded_is_not_saved(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(TicketError, match=rf"^{message}") as caught:
+        save(small_ticket(**changes), tmp_path / "t")
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_masks_too_sparse_to_be_told_from_a_bomb_are_not_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "_FREE_EDGES", 1000)
+    shape = (2**11, 2**12)
+    tensors = {"w": DrawnTensor(shape, "float32", 0.5)}
+    with pytest.raises(TicketError, match=r"^this ticket cannot be saved: the masks claim 8388608 edges in a file of"):
+        to_bytes(small_ticket(tensors=tensors, masks={"w": torch.zeros(shape, dtype=torch.bool)}))
+    few = torch.arange(2**23).reshape(shape) * 2654435761 % 2**32 < 2**22  # one in a thousand
+    to_bytes(small_ticket(tensors=tensors, masks={"w": few}))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EIO])
+def test_after_a_failure_the_old_file_stands_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    path = tmp_path / "ticket.safetensors"
+    save(small_ticket(), path)
+
+    def fail(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    reason = os.strerror(number).lower()
+    with pytest.raises(TicketError, match=rf"^the ticket cannot be written to {path}: {reason}$"):
+        save(golden_ticket(), path)
+    assert list(tmp_path.iterdir()) == [path]
+    assert equal(load(path), small_ticket())
+
+
+def test_a_save_replaces_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "t"
+    save(small_ticket(), path)
+    save(golden_ticket(), path)
+    assert list(tmp_path.iterdir()) == [path]
+    assert equal(load(path), golden_ticket())
+
+
+def test_a_missing_folder_is_named_and_not_made(tmp_path: Path) -> None:
+    path = tmp_path / "absent" / "t"
+    with pytest.raises(
+        TicketError, match=rf"^the ticket cannot be written to {path}: there is no folder {path.parent}$"
+    ):
+        save(small_ticket(), path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "t").mkdir()
+    with pytest.raises(TicketError, match=rf"^the ticket cannot be written to {tmp_path}/t: is a directory$"):
+        save(small_ticket(), tmp_path / "t")
+    assert [path.name for path in tmp_path.iterdir()] == ["t"]
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "t").touch()
+    with pytest.raises(TicketError, match=rf"^the ticket cannot be written to {tmp_path}/t/u: not a directory$"):
+        save(small_ticket(), tmp_path / "t" / "u")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere")
+def test_a_folder_without_permission_is_named(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(TicketError, match=rf"^the ticket cannot be written to {tmp_path}/t: permission denied$"):
+        save(small_ticket(), tmp_path / "t")
+
+
+if __name__ == "__main__":
+    GOLDEN.parent.mkdir(exist_ok=True)
+    save(golden_ticket(), GOLDEN)
