@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from strongticket import __version__, attach
+from strongticket import Ticket, __version__, attach
 from strongticket.data import ImageData, load, make_loader
-from strongticket.errors import TicketError
+from strongticket.errors import DataError, ModelError, TicketError
 from strongticket.models import build, check_fits
-from strongticket.search import Batches, SearchConfig, choose_device
+from strongticket.models.text import first_line
+from strongticket.search import Batches, choose_device
 
 from .config import RunConfig
+from .run_folder import PLACE
 
-# What says where a run ran and lies, and not what it is: two tickets of one search differ in none of it.
-_PLACE = {"device", "data_dir", "download", "out", "track"}
+_MEASURED_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,6 @@ class Assembly:
 
     config: RunConfig
     data: ImageData
-
-    @property
-    def search_config(self) -> SearchConfig:
-        """The options that are the search's own."""
-        return SearchConfig(**{name: getattr(self.config, name) for name in SearchConfig.model_fields})
 
     def model(self) -> nn.Module:
         """Return a fresh plain network for the data."""
@@ -45,9 +41,15 @@ class Assembly:
         )
 
     def attached_model(self) -> nn.Module:
-        """Return a fresh network under masks, after checking that it takes the data."""
-        config, model = self.config, self.model()
-        check_fits(model, self.data.input_shape, len(self.data.classes))
+        """Return a fresh network under masks, after checking that it takes the data and can be trained on them.
+
+        What a network draws from torch's global generator, now (parameters of its own kind) or while it is
+        trained (dropout), is decided by the seed of the run.
+        """
+        config = self.config
+        self._check_model()
+        torch.manual_seed(config.seed)
+        model = self.model()
         attach(
             model,
             density=config.density_by_name,
@@ -62,7 +64,7 @@ class Assembly:
         return model
 
     def train(self) -> Batches:
-        """Return the training batches, shuffled and augmented; the last, smaller one is left out if there are others."""
+        """Return the training batches, shuffled and augmented; a smaller last one is left out if there are others."""
         drop_last = len(self.data.train) > self.config.batch_size
         return self._loader("train", shuffle=True, augment=self.config.augment, drop_last=drop_last)
 
@@ -93,15 +95,54 @@ class Assembly:
         return {
             "strongticket": __version__,
             "torch": torch.__version__,
-            "config": {key: value for key, value in options.items() if key not in _PLACE},
+            "config": {key: value for key, value in options.items() if key not in PLACE},
             "epoch": best_epoch,
             "validation_accuracy": history[best_epoch - 1]["validation_accuracy"],
         }
 
+    def fitted_to(self, ticket: Ticket) -> Assembly:
+        """Return the same with images normalised as the ticket knows them; DataError if they are of other classes."""
+        spec, data = ticket.model, self.data
+        try:
+            classes, channels = tuple(spec["classes"]), spec["input_shape"][0]
+            normalised = replace(data, mean=tuple(spec["mean"]), std=tuple(spec["std"]))
+        except (KeyError, TypeError, IndexError):
+            return self  # a ticket of somebody's own; whether the data fit is theirs to know
+        if (len(classes), channels) != (len(data.classes), data.input_shape[0]):
+            raise DataError(
+                f"the ticket was found on {len(classes)} classes and images of {channels} channels; {data.name} has "
+                f"{len(data.classes)} classes and {data.input_shape[0]} channels: use data like those of its search"
+            )
+        if classes != data.classes and set(classes) == set(data.classes):
+            raise DataError(
+                f"the classes of {data.name} stand in another order than in the ticket ({', '.join(classes[:3])}, …); "
+                "name them so that they sort alike"
+            )
+        return replace(self, data=normalised)
+
+    def _check_model(self) -> None:
+        """Try a network that is then thrown away; ModelError if it does not take the data, or not in training."""
+        model, shape = self.model(), self.data.input_shape
+        check_fits(model, shape, len(self.data.classes))
+        images = torch.zeros(min(2, self.config.batch_size, len(self.data.train)), *shape)
+        try:
+            with torch.no_grad():
+                outputs = model.train()(images)
+        except Exception as error:  # whatever a stranger's network raises
+            raise ModelError(
+                f"the model ({self.config.model}) cannot be trained on batches of {len(images)} images: "
+                f"{first_line(error)}; {'use a larger --batch-size' if len(images) == 1 else 'use another model'}"
+            ) from error
+        if not isinstance(outputs, torch.Tensor):
+            raise ModelError(
+                f"the model ({self.config.model}) returns a {type(outputs).__name__} in training; "
+                "it must return one tensor (batch, classes)"
+            )
+
     def _loader(self, part: str, **options: Any) -> Batches:
         return make_loader(
             getattr(self.data, part),
-            batch_size=self.config.batch_size if part == "train" else 500,
+            batch_size=self.config.batch_size if part == "train" else _MEASURED_AT_ONCE,
             mean=self.data.mean,
             std=self.data.std,
             seed=self.config.seed,
@@ -112,7 +153,8 @@ class Assembly:
 
 
 def assemble(config: RunConfig, *, on_progress: Callable[[int, int], None] | None = None) -> Assembly:
-    """Load the data of a run; the network is built when it is asked for."""
+    """Load the data of a run; the network is built when it is asked for. ConfigError if the device is not there."""
+    choose_device(config.device)
     data = load(
         config.data,
         data_dir=config.data_dir,

@@ -10,6 +10,7 @@ import rich_click as click
 from strongticket import evaluate
 from strongticket.errors import ConfigError
 from strongticket.evaluate import CONTROLS
+from strongticket.evaluate.controls import check_controls
 
 from . import console
 from .assembly import assemble
@@ -25,32 +26,33 @@ _DEFAULT = "random,shuffled,redrawn"
 @click.option("--seeds", default="0,1,2", show_default=True, help="Seeds of the controls.")
 @click.option("--data", help="Data set, if it is not the one of the search.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Folder in which data sets lie.")
+@click.option("--download", is_flag=True, default=None, help="Fetch the data set if it is missing.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to run.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
 def command(ticket: Path, controls: str, seeds: str, as_json: bool, **flags: Any) -> None:
     """Measure a ticket on the test split, beside networks that differ from it in one thing each.
 
-    The report of a RUN folder grows by what is measured here; a bare TICKET file is only printed.
+    The report of a RUN folder grows by what is measured here on its own data; all else is only printed.
     """
-    names = tuple(CONTROLS) if controls == "all" else tuple(filter(None, (c.strip() for c in controls.split(","))))
+    chosen_controls, chosen_seeds = _controls(controls), _seeds(seeds)
     found, run = open_ticket(ticket)
     config = config_of(found, run, {key: value for key, value in flags.items() if value is not None})
     with console.ProgressLine("reading images") as bar:
-        parts = assemble(config, on_progress=bar.update)
+        parts = assemble(config, on_progress=bar.update).fitted_to(found)
     with console.ProgressLine("evaluating") as bar:
         report = evaluate(
             found,
             parts.model,
             parts.test(),
-            controls=names,
-            seeds=_seeds(seeds),
+            controls=chosen_controls,
+            seeds=chosen_seeds,
             train=parts.train(),
-            config=parts.search_config,
+            config=config.search_config,
             dataset=config.data,
             on_control=lambda name, seed: bar.line(f"control {name}, seed {seed}"),
         )
     values = report.as_dict()
-    if run is not None:
+    if run is not None and config.data == config_of(found, run, {}).data:
         values = run.write_report(values)
     if as_json:
         console.print_json(values)
@@ -58,11 +60,23 @@ def command(ticket: Path, controls: str, seeds: str, as_json: bool, **flags: Any
         print_report(values)
 
 
+def _controls(text: str) -> tuple[str, ...]:
+    if text == "all":
+        return tuple(CONTROLS)
+    names = tuple(dict.fromkeys(name for part in text.split(",") if (name := part.strip())))
+    check_controls(names)
+    return names
+
+
 def _seeds(text: str) -> tuple[int, ...]:
     try:
         seeds = tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise ConfigError(f"--seeds {text!r} was given; expected whole numbers with commas, such as 0,1,2") from None
+        seeds = (-1,)
+    if not all(0 <= seed < 2**64 for seed in seeds):
+        raise ConfigError(
+            f"--seeds {text!r} was given; expected whole numbers from 0 to 2**64 - 1 with commas, such as 0,1,2"
+        )
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"--seeds {text!r} names a seed twice; expected different ones, such as 0,1,2")
     return seeds

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
 
 import rich_click as click
 import torch
 
 from strongticket import export
-from strongticket.errors import StrongTicketError
+from strongticket.errors import ExportError, StrongTicketError
 from strongticket.export import TARGETS
 
 from . import console
 from .assembly import assemble, network_of
 from .run_folder import config_of, open_ticket
+
+_EXAMPLES = 64
 
 
 @click.command(name="export")
@@ -27,11 +28,14 @@ def command(ticket: Path, target: str, out: Path, as_json: bool) -> None:
 
     The check runs on random inputs, and on test images where the data of the search are at hand.
     """
+    if out.exists():  # said now, since reading images can take a while
+        raise ExportError(f"{out} exists already; choose another --out, or remove it first")
     found, run = open_ticket(ticket)
     model = network_of(found.model)
     try:
-        parts = assemble(config_of(found, run, {}))
-        example = torch.cat([inputs for inputs, _ in islice(parts.test(), 1)])[:64].cpu()
+        with console.ProgressLine("reading images") as bar:
+            parts = assemble(config_of(found, run, {"device": "cpu"}), on_progress=bar.update).fitted_to(found)
+        example = next(inputs for inputs, _ in parts.test())[:_EXAMPLES]
     except StrongTicketError as error:
         console.note(f"verified on random inputs only: {error}")
         example = torch.randn(2, *found.model["input_shape"], generator=torch.Generator().manual_seed(0))

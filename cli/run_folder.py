@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,10 +21,14 @@ import torch
 from strongticket import Ticket
 from strongticket.errors import ConfigError, TicketError
 from strongticket.files import write_beside
+from strongticket.search.checkpoint import has_checkpoint
 from strongticket.ticket import load, save
 
 from .config import RunConfig, format_config, load_config
 
+# What says where a run ran and lies, and not what it is: two tickets of one search differ in none of it.
+PLACE = frozenset({"device", "data_dir", "download", "out", "track"})
+_MACHINE = PLACE | {"precision", "channels_last"}
 _VERSIONS = ("strongticket", "torch", "torchvision", "numpy", "safetensors")
 
 
@@ -61,15 +68,65 @@ class RunFolder:
         """What a run that is not finished goes on from."""
         return self.path / "checkpoint"
 
-    def begin(self, config: RunConfig) -> None:
-        """Create the folder and write down the options and the machine; ConfigError if it holds another run."""
+    @property
+    def environment(self) -> Path:
+        """Versions, hardware and command."""
+        return self.path / "environment.json"
+
+    def check_free(self) -> None:
+        """Raise ConfigError unless a run can begin here: there is nothing yet, or an empty folder."""
         if self.config.exists():
             raise ConfigError(f"{self.path} holds another run; go on with it by --resume, or choose another --out")
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise ConfigError(f"{self.path} is not an empty folder; choose another --out")
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_beside(self.path / "environment.json", _as_json(environment()))
-        write_beside(self.config, format_config(config).encode())
+
+    @contextmanager
+    def begun(self, config: RunConfig) -> Iterator[None]:
+        """Create the folder, and write down the options and the machine, for what is done inside the block.
+
+        If the block fails before there is a checkpoint to go on from, all that was created is removed again.
+        Raises ConfigError if the folder holds another run or cannot be written.
+        """
+        self.check_free()
+        new = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        try:
+            self._write_beginning(config)
+            yield
+        except BaseException:
+            if not has_checkpoint(self.checkpoint):
+                self._remove(new)
+            raise
+
+    def options_to_resume(self, config: str | None, flags: Mapping[str, Any]) -> RunConfig:
+        """Return the options to go on with: those of the run, given again or not.
+
+        Raises ConfigError if there is no run to go on with, if it is finished, or if the options given now
+        are not those it began with, machine and place aside.
+        """
+        if not self.config.exists():
+            raise ConfigError(f"{self.path} holds no run to resume (no config.yaml); start one without --resume")
+        if self.report.exists() and self.ticket.exists():
+            self.remove_checkpoint()  # a kill may have come before its end
+            raise ConfigError(f"the run in {self.path} is finished; evaluate it, or choose another --out")
+        options = load_config(config or str(self.config), flags)
+        before, now = (each.model_dump(mode="json") for each in (load_config(str(self.config)), options))
+        changed = [
+            f"{key} ({before[key]} → {now[key]})" for key in now if key not in _MACHINE and before[key] != now[key]
+        ]
+        if changed:
+            raise ConfigError(
+                f"the run in {self.path} began with other options: {', '.join(changed)}; "
+                "resume it with its own, or choose another --out"
+            )
+        return options
+
+    def note_resumption(self) -> None:
+        """Write down on which machine the run goes on."""
+        try:
+            before = json.loads(self.environment.read_text("utf-8"))
+        except (OSError, ValueError):
+            before = {}
+        write_beside(self.environment, _as_json({**before, "resumed": [*before.get("resumed", []), environment()]}))
 
     def write_metrics(self, history: Iterable[Mapping[str, Any]]) -> None:
         """Write all epochs so far."""
@@ -101,6 +158,30 @@ class RunFolder:
         write_beside(self.report, _as_json(merged))
         return merged
 
+    def _write_beginning(self, config: RunConfig) -> None:
+        # Without its place, so that a run repeated from this file gets a folder of its own.
+        options = config.model_copy(update={"out": None})
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_beside(self.environment, _as_json(environment()))
+            write_beside(self.config, format_config(options).encode())
+        except OSError as error:
+            raise ConfigError(
+                f"the run folder {self.path} cannot be written: {error.strerror}; make room or choose another --out"
+            ) from None
+
+    def _remove(self, new: Iterable[Path]) -> None:
+        """Empty the folder, which was so before, and remove the ``new`` folders, itself first."""
+        with suppress(OSError):
+            for entry in self.path.iterdir():
+                if entry.is_dir():
+                    shutil.rmtree(entry, ignore_errors=True)
+                else:
+                    entry.unlink()
+        with suppress(OSError):
+            for folder in new:
+                folder.rmdir()
+
     def _report_before(self, report: Mapping[str, Any]) -> dict[str, Any]:
         try:
             before: dict[str, Any] = json.loads(self.report.read_text("utf-8"))
@@ -112,8 +193,7 @@ class RunFolder:
 
 def default_folder(config: RunConfig) -> RunFolder:
     """Return a folder under ``runs/`` that does not exist, named after the run."""
-    names = [part.replace(":", "-").replace("/", "-").strip("-.") for part in (config.model, config.data)]
-    stem = f"{names[0]}-{names[1]}-seed{config.seed}"
+    stem = f"{_as_name(config.model)}-{_as_name(config.data)}-seed{config.seed}"
     number = 1
     while (path := Path("runs") / (stem if number == 1 else f"{stem}-{number}")).exists():
         number += 1
@@ -136,9 +216,9 @@ def config_of(ticket: Ticket, run: RunFolder | None, flags: Mapping[str, Any]) -
     if run is not None and run.config.exists():
         return load_config(str(run.config), flags)
     options = ticket.provenance.get("config")
-    if not isinstance(options, dict):
+    if not isinstance(options, dict) or not RunConfig.model_fields.keys() >= options.keys():
         raise TicketError(
-            "this ticket does not say how it was found, so there is no data to evaluate it on; "
+            "this ticket does not say, in words of this release, how it was found, so its data are not known; "
             "use strongticket.evaluate with your own network and data"
         )
     return load_config(None, {**options, **flags})
@@ -154,6 +234,7 @@ def environment() -> dict[str, Any]:
     """Return versions, hardware, command and git commit, as JSON values."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in _VERSIONS},
@@ -187,6 +268,11 @@ def _git_commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
+
+
+def _as_name(text: str) -> str:
+    """Return the end of a model's or data set's name as a part of a file name."""
+    return re.sub(r"[^A-Za-z0-9._]+", "-", text)[-40:].strip("-.")
 
 
 def _as_json(value: Mapping[str, Any]) -> bytes:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from typing import Any
 import rich_click as click
 
 from strongticket import evaluate, search
-from strongticket.errors import ConfigError, MissingExtraError
-from strongticket.search import EpochDone, Event, StepDone
+from strongticket.errors import ConfigError, InterruptedRunError, MissingExtraError
+from strongticket.search import EpochDone, Event, SearchResult, StepDone
+from strongticket.search.checkpoint import has_checkpoint
 
 from . import console
 from .assembly import Assembly, assemble
@@ -37,27 +39,17 @@ def command(config: str | None, flags: dict[str, Any], resume: bool, as_json: bo
     anything, it searches a small convolutional network for handwritten digits.
     """
     options, run = _options(config, flags, resume)
-    if not resume:
-        run.begin(options)
     with console.ProgressLine("reading images") as bar:
         parts = assemble(options, on_progress=bar.update)
-    model = parts.attached_model()
     started = time.perf_counter()
-    with _Listener(run, parts) as listener:
-        result = search(
-            model,
-            parts.train(),
-            parts.search_config,
-            validation=parts.validation(),
-            on_event=listener,
-            checkpoint=run.checkpoint,
-            resume=resume,
-        )
+    result = _search(parts, run, resume)
     seconds = time.perf_counter() - started
     run.write_metrics(result.history)
-    spec, provenance = parts.model_spec(), parts.provenance(result.best_epoch, result.history)
-    ticket = replace(result.ticket, model=spec, provenance=provenance)
-    last = replace(result.last, model=spec, provenance=parts.provenance(options.epochs, result.history))
+    spec = parts.model_spec()
+    ticket, last = (
+        replace(found, model=spec, provenance=parts.provenance(epoch, result.history))
+        for found, epoch in ((result.ticket, result.best_epoch), (result.last, options.epochs))
+    )
     save_tickets(run, ticket, last)
     with console.ProgressLine("evaluating") as bar:
         report = evaluate(
@@ -66,7 +58,7 @@ def command(config: str | None, flags: dict[str, Any], resume: bool, as_json: bo
             parts.test(),
             controls=_QUICK_CONTROLS,
             train=parts.train(),
-            config=parts.search_config,
+            config=options.search_config,
             dataset=options.data,
             on_control=lambda name, seed: bar.update(0, None, f"{name}, seed {seed}"),
         )
@@ -81,17 +73,38 @@ def command(config: str | None, flags: dict[str, Any], resume: bool, as_json: bo
 
 
 def _options(config: str | None, flags: dict[str, Any], resume: bool) -> tuple[RunConfig, RunFolder]:
-    if not resume:
-        options = load_config(config, flags)
-        return options, RunFolder(options.out) if options.out else default_folder(options)
-    if "out" not in flags:
-        raise ConfigError("--resume needs --out DIR, the folder of the run to go on with")
-    run = RunFolder(Path(flags["out"]))
-    if not run.config.exists():
-        raise ConfigError(f"{run.path} holds no run to resume (no config.yaml)")
-    if run.ticket.exists() and not run.checkpoint.exists():
-        raise ConfigError(f"the run in {run.path} is finished; evaluate it, or choose another --out")
-    return load_config(config or str(run.config), flags), run
+    if resume:
+        out = flags.get("out") or (load_config(config).out if config else None)
+        if out is None:
+            raise ConfigError("--resume needs --out DIR, the folder of the run to go on with")
+        run = RunFolder(Path(out))
+        return run.options_to_resume(config, flags), run
+    options = load_config(config, flags)
+    run = RunFolder(options.out) if options.out else default_folder(options)
+    run.check_free()
+    return options, run
+
+
+def _search(parts: Assembly, run: RunFolder, resume: bool) -> SearchResult:
+    model = parts.attached_model()
+    if resume:
+        run.note_resumption()
+        if not has_checkpoint(run.checkpoint):
+            console.note(f"{run.path} holds no checkpoint yet: the search begins anew")
+    try:
+        with nullcontext() if resume else run.begun(parts.config), _Listener(run, parts) as listener:
+            return search(
+                model,
+                parts.train(),
+                parts.config.search_config,
+                validation=parts.validation(),
+                on_event=listener,
+                checkpoint=run.checkpoint,
+                resume=resume,
+            )
+    except InterruptedRunError as error:
+        command = f"strongticket search --resume --out {shlex.quote(str(run.path))}"
+        raise InterruptedRunError(f"{error}: {command}", signal=error.signal) from None
 
 
 class _Listener:
@@ -101,11 +114,13 @@ class _Listener:
         self._run, self._epochs = run, parts.config.epochs
         self._history: list[dict[str, Any]] = run.read_metrics()
         self._stack = ExitStack()
+        self._track = parts.config.track
         self._tracker: Callable[[EpochDone], None] | None = None
-        if parts.config.track == "tensorboard":
-            self._tracker = self._tensorboard()
 
     def __enter__(self) -> _Listener:
+        if self._track == "tensorboard":
+            self._tracker = self._tensorboard()
+        console.note(f"run: {self._run.path}")
         self._bar = self._stack.enter_context(console.ProgressLine("searching"))
         return self
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
 def write_beside(path: Path, data: bytes) -> None:
     """Write ``data`` beside ``path`` and rename it there: a reader sees the old bytes or the new ones, never a part.
 
-    Raises OSError if it cannot be done; ``path`` is then as it was and nothing is left beside it.
+    Raises OSError that names ``path`` if it cannot be done; ``path`` is then as it was and nothing is left beside it.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -18,6 +19,9 @@ def write_beside(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
-    except OSError:
-        beside.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)
         raise

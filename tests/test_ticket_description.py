@@ -190,10 +190,6 @@ def at(*path: str, value: Any = None, drop: bool = False) -> Callable[[dict[str,
     return change
 
 
-def many(*changes: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
-    return lambda said: [change(said) for change in changes] and None
-
-
 FC = ("tensors", "fc.weight")
 ODD: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "unknown key": (at("extra"), r"the ticket has an unknown key 'extra'; format version 1 has sha256, format, seed"),

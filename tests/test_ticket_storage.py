@@ -12,6 +12,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import stat
 import sys
 import tracemalloc
@@ -140,6 +141,10 @@ def forged(said: Mapping[str, Any], tensors: Mapping[str, tuple[str, list[int], 
     return sealed(framed(json.dumps(header, separators=(",", ":"), ensure_ascii=False), body))
 
 
+def literal(path: Path) -> str:
+    return re.escape(str(path))
+
+
 def refused(data: bytes, message: str) -> None:
     with pytest.raises(TicketError, match=rf"^{message}") as caught:
         from_bytes(data)
@@ -209,7 +214,7 @@ def test_what_is_loaded_may_be_written_to() -> None:
 
 def test_equal_tickets_give_equal_bytes() -> None:
     one = golden_ticket()
-    other = replace(one, masks=dict(reversed(one.masks.items())), stored=dict(reversed(one.stored.items())))
+    other = replace(one, masks=dict(reversed(list(one.masks.items()))), stored=dict(reversed(list(one.stored.items()))))
     assert to_bytes(one) == to_bytes(other) == to_bytes(from_bytes(to_bytes(one)))
 
 
@@ -312,6 +317,25 @@ def test_a_file_made_by_hand_loads() -> None:
     assert equal(from_bytes(forged(said, tensors)), golden_ticket())
 
 
+def test_the_reader_in_the_documentation_reads_the_golden_file() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "format.md").read_text("utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    reader: dict[str, Any] = {}
+    exec(compile(code, "format.md", "exec"), reader)
+    description, masks = reader["read_ticket"](GOLDEN)
+    expected = golden_ticket()
+    assert digest({name: torch.from_numpy(mask) for name, mask in masks.items()}) == digest(expected.masks)
+    weights = {name: torch.from_numpy(reader["signed_constant"](description, name)) for name in expected.tensors}
+    assert digest(weights) == description["weights_digest"]
+
+
+def test_the_documentation_gives_the_first_bytes_of_every_file() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "format.md").read_text("utf-8")
+    (start,) = re.findall(r"^```text\n(.*?)\n```$", page, re.MULTILINE | re.DOTALL)
+    assert len(start) == DIGEST_AT - 8
+    assert GOLDEN.read_bytes().startswith(start.encode(), 8)
+
+
 # Damage
 
 
@@ -366,7 +390,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "ticket.safetensors"
     path.write_bytes(to_bytes(small_ticket())[:-1])
     with pytest.raises(
-        TicketError, match=rf"^{path}: the file is truncated: 1 of \d+ bytes are missing; fetch it again$"
+        TicketError, match=rf"^{literal(path)}: the file is truncated: 1 of \d+ bytes are missing; fetch it again$"
     ):
         load(path)
 
@@ -375,15 +399,19 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(TicketError, match=rf"^{tmp_path}/absent cannot be read: no such file or directory$"):
+    with pytest.raises(TicketError, match=rf"^{literal(tmp_path)}/absent cannot be read: no such file or directory$"):
         load(tmp_path / "absent")
 
 
 def test_a_folder_is_no_ticket(tmp_path: Path) -> None:
-    with pytest.raises(TicketError, match=rf"^{tmp_path}: this is a folder; name the file in it, such as {tmp_path}/t"):
+    with pytest.raises(
+        TicketError,
+        match=rf"^{literal(tmp_path)}: this is a folder; name the file in it, such as {literal(tmp_path)}/t",
+    ):
         load(tmp_path)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(TicketError, match=r"/pipe: this is a device or a pipe; expected a ticket file$"):
@@ -486,7 +514,7 @@ def test_odd_entries_of_the_header_are_refused() -> None:
     description = json.dumps(json.dumps(SAID | {"sha256": "0" * 64}, separators=(",", ":")))
 
     def header(entry: str) -> bytes:
-        return sealed(f'{{"__metadata__":{{"strongticket":{description}}},"mask:w":{entry}}}', bytes(9))
+        return sealed(framed(f'{{"__metadata__":{{"strongticket":{description}}},"mask:w":{entry}}}', bytes(9)))
 
     refused(header("1"), r"the header's entry of mask:w is 1; expected dtype, shape, data_offsets")
     refused(header('{"dtype":"U8","shape":[9]}'), r"the header's entry of mask:w is \{.*\}; expected dtype")
@@ -566,12 +594,8 @@ HARMFUL: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: framed(json.dumps({"__metadata__": {"strongticket": '{"a":' * 200_000 + "1" + "}" * 200_000}})),
         r"the ticket's description is nested too deep to be a ticket's",
     ),
-    "many lists": (
-        lambda: framed('{"a":[' + "[]," * 1_300_000 + "0]}"),
-        r"this is a safetensors file but no ticket",
-    ),
     "many objects": (
-        lambda: framed('{"__metadata__":{"strongticket":"[' + "{}," * 1_300_000 + '0]"}}'),
+        lambda: framed('{"__metadata__":{"strongticket":"[' + "{}," * 700_000 + '0]"}}'),
         r"the ticket's description is \[\{\}, .*\]; expected a JSON object",
     ),
     "2**40 edges, none kept": (
@@ -680,7 +704,7 @@ def test_arbitrary_bytes_end_in_a_ticket_error(data: bytes) -> None:
         ),
         (
             {"provenance": {"at": Path("x")}},
-            r"this ticket cannot be saved: provenance\.at is of type PosixPath; expected",
+            r"this ticket cannot be saved: provenance\.at is of type \w+Path; expected",
         ),
         (
             {"provenance": {"log": "x" * (4 << 20)}},
@@ -701,7 +725,7 @@ def test_masks_too_sparse_to_be_told_from_a_bomb_are_not_saved(monkeypatch: pyte
     tensors = {"w": DrawnTensor(shape, "float32", 0.5)}
     with pytest.raises(TicketError, match=r"^this ticket cannot be saved: the masks claim 8388608 edges in a file of"):
         to_bytes(small_ticket(tensors=tensors, masks={"w": torch.zeros(shape, dtype=torch.bool)}))
-    few = torch.arange(2**23).reshape(shape) * 2654435761 % 2**32 < 2**22  # one in a thousand
+    few = torch.rand(shape, generator=torch.Generator().manual_seed(0)) < 0.001
     to_bytes(small_ticket(tensors=tensors, masks={"w": few}))
 
 
@@ -717,7 +741,7 @@ def test_after_a_failure_the_old_file_stands_and_nothing_else(
 
     monkeypatch.setattr(os, "fsync", fail)
     reason = os.strerror(number).lower()
-    with pytest.raises(TicketError, match=rf"^the ticket cannot be written to {path}: {reason}$"):
+    with pytest.raises(TicketError, match=rf"^the ticket cannot be written to {literal(path)}: {reason}$"):
         save(golden_ticket(), path)
     assert list(tmp_path.iterdir()) == [path]
     assert equal(load(path), small_ticket())
@@ -734,7 +758,8 @@ def test_a_save_replaces_the_old_file(tmp_path: Path) -> None:
 def test_a_missing_folder_is_named_and_not_made(tmp_path: Path) -> None:
     path = tmp_path / "absent" / "t"
     with pytest.raises(
-        TicketError, match=rf"^the ticket cannot be written to {path}: there is no folder {path.parent}$"
+        TicketError,
+        match=rf"^the ticket cannot be written to {literal(path)}: there is no folder {literal(path.parent)}$",
     ):
         save(small_ticket(), path)
     assert list(tmp_path.iterdir()) == []
@@ -742,21 +767,25 @@ def test_a_missing_folder_is_named_and_not_made(tmp_path: Path) -> None:
 
 def test_a_folder_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "t").mkdir()
-    with pytest.raises(TicketError, match=rf"^the ticket cannot be written to {tmp_path}/t: is a directory$"):
+    with pytest.raises(TicketError, match=rf"^the ticket cannot be written to {literal(tmp_path)}/t: is a directory$"):
         save(small_ticket(), tmp_path / "t")
     assert [path.name for path in tmp_path.iterdir()] == ["t"]
 
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "t").touch()
-    with pytest.raises(TicketError, match=rf"^the ticket cannot be written to {tmp_path}/t/u: not a directory$"):
+    with pytest.raises(
+        TicketError, match=rf"^the ticket cannot be written to {literal(tmp_path)}/t/u: not a directory$"
+    ):
         save(small_ticket(), tmp_path / "t" / "u")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere")
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may write anywhere")
 def test_a_folder_without_permission_is_named(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    with pytest.raises(TicketError, match=rf"^the ticket cannot be written to {tmp_path}/t: permission denied$"):
+    with pytest.raises(
+        TicketError, match=rf"^the ticket cannot be written to {literal(tmp_path)}/t: permission denied$"
+    ):
         save(small_ticket(), tmp_path / "t")
 
 
