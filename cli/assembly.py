@@ -41,15 +41,9 @@ class Assembly:
         )
 
     def attached_model(self) -> nn.Module:
-        """Return a fresh network under masks, after checking that it takes the data and can be trained on them.
-
-        What a network draws from torch's global generator, now (parameters of its own kind) or while it is
-        trained (dropout), is decided by the seed of the run.
-        """
-        config = self.config
+        """Return a fresh network under masks, after checking that it takes the data and can be trained on them."""
         self._check_model()
-        torch.manual_seed(config.seed)
-        model = self.model()
+        config, model = self.config, self.model()
         attach(
             model,
             density=config.density_by_name,

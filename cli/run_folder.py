@@ -20,7 +20,7 @@ import torch
 
 from strongticket import Ticket
 from strongticket.errors import ConfigError, TicketError
-from strongticket.files import write_beside
+from strongticket.files import remove_halves, write_beside
 from strongticket.search.checkpoint import has_checkpoint
 from strongticket.ticket import load, save
 
@@ -29,7 +29,7 @@ from .config import RunConfig, format_config, load_config
 # What says where a run ran and lies, and not what it is: two tickets of one search differ in none of it.
 PLACE = frozenset({"device", "data_dir", "download", "out", "track"})
 _MACHINE = PLACE | {"precision", "channels_last"}
-_VERSIONS = ("strongticket", "torch", "torchvision", "numpy", "safetensors")
+_PACKAGES = ("strongticket", "torchvision", "numpy", "safetensors")
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,8 @@ class RunFolder:
         return options
 
     def note_resumption(self) -> None:
-        """Write down on which machine the run goes on."""
+        """Write down on which machine the run goes on, and clear away what a kill left half-written."""
+        remove_halves(self.path)
         try:
             before = json.loads(self.environment.read_text("utf-8"))
         except (OSError, ValueError):
@@ -212,9 +213,24 @@ def open_ticket(place: Path) -> tuple[Ticket, RunFolder | None]:
 
 
 def config_of(ticket: Ticket, run: RunFolder | None, flags: Mapping[str, Any]) -> RunConfig:
-    """Return the options a ticket was found with, changed by flags."""
+    """Return the options a ticket was found with, changed by flags.
+
+    Raises TicketError if the ticket does not say them, or if those of its run name another network.
+    """
     if run is not None and run.config.exists():
-        return load_config(str(run.config), flags)
+        config = load_config(str(run.config), flags)
+        named = {"name": config.model, "width": config.width, "norm": config.norm}
+        changed = [
+            f"{key} {ticket.model[key]}, not {named[key]}"
+            for key in named
+            if ticket.model.get(key, named[key]) != named[key]
+        ]
+        if changed:
+            raise TicketError(
+                f"this ticket is of another network than {run.config} names: {'; '.join(changed)}; "
+                f"put the options back, or name the ticket file {run.ticket} itself"
+            )
+        return config
     options = ticket.provenance.get("config")
     if not isinstance(options, dict) or not RunConfig.model_fields.keys() >= options.keys():
         raise TicketError(
@@ -237,7 +253,7 @@ def environment() -> dict[str, Any]:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in _VERSIONS},
+        "versions": {"torch": torch.__version__, **{name: _version(name) for name in _PACKAGES}},
         "system": platform.platform(),
         "processor": _processor(),
         "threads": torch.get_num_threads(),

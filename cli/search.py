@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import rich_click as click
 
 from strongticket import evaluate, search
 from strongticket.errors import ConfigError, InterruptedRunError, MissingExtraError
-from strongticket.search import EpochDone, Event, SearchResult, StepDone
+from strongticket.search import EpochDone, Event, SearchResult, StepDone, seeded
 from strongticket.search.checkpoint import has_checkpoint
 
 from . import console
@@ -42,7 +43,8 @@ def command(config: str | None, flags: dict[str, Any], resume: bool, as_json: bo
     with console.ProgressLine("reading images") as bar:
         parts = assemble(options, on_progress=bar.update)
     started = time.perf_counter()
-    result = _search(parts, run, resume)
+    with seeded(options.seed):  # a network's own initialisation and dropout draw from torch's global generator
+        result = _search(parts, run, resume)
     seconds = time.perf_counter() - started
     run.write_metrics(result.history)
     spec = parts.model_spec()
@@ -141,16 +143,17 @@ class _Listener:
 
     def _tensorboard(self) -> Callable[[EpochDone], None]:
         try:
-            from torch.utils.tensorboard import SummaryWriter
+            # By name: whether its types are known depends on what is installed.
+            module = import_module("torch.utils.tensorboard")
         except ImportError:
             raise MissingExtraError("--track tensorboard needs an extra: pip install 'strongticket[track]'") from None
-        writer = SummaryWriter(str(self._run.path / "tensorboard"))  # type: ignore[no-untyped-call]
+        writer = module.SummaryWriter(str(self._run.path / "tensorboard"))
         self._stack.callback(writer.close)
 
         def write(event: EpochDone) -> None:
             for name, value in event.as_dict().items():
                 if isinstance(value, int | float):
-                    writer.add_scalar(name, value, event.epoch)  # type: ignore[no-untyped-call]
+                    writer.add_scalar(name, value, event.epoch)
 
         return write
 

@@ -25,3 +25,10 @@ def write_beside(path: Path, data: bytes) -> None:
         if isinstance(error, OSError):
             error.filename = str(path)
         raise
+
+
+def remove_halves(folder: Path) -> None:
+    """Remove what a process that was killed within ``write_beside`` left in ``folder``; nobody may be writing there."""
+    for file in folder.glob(".*.*"):
+        if file.name.rpartition(".")[2].isdigit():
+            file.unlink(missing_ok=True)

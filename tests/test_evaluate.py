@@ -71,6 +71,11 @@ def test_the_report_has_the_contract_of_the_file(report, ticket):
     assert "re-estimated on training inputs" in values["batch_norm"]
 
 
+def test_a_report_reads_like_its_file(report):
+    assert report["controls"]["random"]["mean"] == report.as_dict()["controls"]["random"]["mean"]
+    assert report["dataset"] == "d"
+
+
 def test_mean_and_standard_deviation_are_over_the_seeds(report):
     control = report.as_dict()["controls"]["random"]
     first, second = control["accuracies"]

@@ -30,7 +30,7 @@ def network() -> nn.Module:
 
 def attached(**options) -> nn.Module:
     model = network()
-    attach(model, density=0.5, **options)
+    attach(model, **{"density": 0.5, **options})
     return model
 
 
@@ -187,6 +187,21 @@ def test_a_checkpoint_of_another_search_is_refused_by_the_options_that_differ(tm
     other = CONFIG.model_copy(update={"learning_rate": 0.25, "epochs": 9})
     with pytest.raises(SearchError, match=r"epochs \(4 → 9\), learning_rate \(0.5 → 0.25\) differ"):
         search(attached(), problem(), other, checkpoint=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "difference"),
+    [
+        ({"seed": 5}, r"seed \(0 → 5\)"),
+        ({"density": 0.25}, r"density \(0.5 → 0.25\)"),
+        ({"rule": "bernoulli"}, r"rule \(edge-popup → bernoulli\)"),
+        ({"weights": "kaiming-normal"}, "law"),
+    ],
+)
+def test_a_checkpoint_of_other_weights_or_masks_is_refused(tmp_path: Path, changed, difference):
+    search(attached(), problem(), CONFIG, checkpoint=tmp_path)
+    with pytest.raises(SearchError, match=f"another search: {difference}.* differ"):
+        search(attached(**changed), problem(), CONFIG, checkpoint=tmp_path, resume=True)
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path: Path):

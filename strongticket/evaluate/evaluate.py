@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import numpy as np
-import torch
 from torch import nn
 
 from ..errors import ConfigError
-from ..search import SearchConfig, place, train_dense
+from ..search import SearchConfig, place, seeded, train_dense
 from ..search.loop import Batches
 from ..ticket import Ticket, apply, mask_bits, to_bytes
 from .accuracy import Measurement, measure, paired_bootstrap
@@ -53,7 +51,7 @@ def evaluate(
         if on_control is not None:
             on_control(control, seed)
         if control == "trained" and train is not None and config is not None:
-            with _seeded(seed):
+            with seeded(seed):
                 model = train_dense(build_model(), train, config)
             return measure(model, batches, placement=place(model, exact)), 1.0
         model = build_model()
@@ -96,16 +94,3 @@ def _batch_norm_note(model: nn.Module, on_training_data: bool) -> str:
         f"statistics re-estimated on {source} for every control; those of the ticket and of the trained network are "
         "the ones they were found with"
     )
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Run a block under a global generator that begins at ``seed``; afterwards it stands where it stood.
-
-    A stranger's network initialises itself from the global generator, so its seed can enter only there.
-    """
-    with torch.random.fork_rng():
-        torch.set_rng_state(torch.Generator().manual_seed(seed).get_state())
-        if torch.cuda.is_available():
-            torch.cuda.set_rng_state(torch.Generator("cuda").manual_seed(seed).get_state())
-        yield

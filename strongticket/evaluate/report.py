@@ -57,6 +57,10 @@ class Report:
     dataset: str | None = None
     against_trained: Interval | None = None
 
+    def __getitem__(self, key: str) -> Any:
+        """Return a part of ``as_dict()``: ``report["controls"]["random"]["mean"]``."""
+        return self.as_dict()[key]
+
     def as_dict(self) -> dict[str, Any]:
         """Return the report as JSON values; accuracies are fractions of 1."""
         report: dict[str, Any] = {

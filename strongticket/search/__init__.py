@@ -5,6 +5,7 @@ from .events import EpochDone, Event, StepDone
 from .hardware import Placement, choose_device, place
 from .loop import Batches
 from .search import SearchResult, search, train_dense
+from .seeding import seeded
 
 __all__ = [
     "Batches",
@@ -17,5 +18,6 @@ __all__ = [
     "choose_device",
     "place",
     "search",
+    "seeded",
     "train_dense",
 ]

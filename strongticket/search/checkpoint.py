@@ -16,7 +16,6 @@ from torch import Tensor
 from ..errors import SearchError
 from ..files import write_beside
 from ..masks import attachment_of
-from .config import SearchConfig
 from .loop import Loop, Position
 
 _FILE = "search.safetensors"
@@ -40,7 +39,7 @@ def save_checkpoint(loop: Loop, folder: Path, *, best_epoch: int | None) -> None
         tensors["random:cuda"] = torch.cuda.get_rng_state()
     header = {
         "version": _VERSION,
-        "config": loop.config.model_dump(),
+        "config": _options(loop),
         "position": asdict(loop.position),
         "optimizer": scalars,
         "refreshes": attachment_of(loop.model).refreshes,
@@ -69,7 +68,7 @@ def load_checkpoint(loop: Loop, folder: Path) -> int | None:
         raise SearchError(f"the checkpoint {path} is damaged ({error}); delete it and start again") from None
     if header.get("version") != _VERSION:
         raise SearchError(f"the checkpoint {path} has version {header.get('version')}; this release reads {_VERSION}")
-    _refuse_other_config(header["config"], loop.config, path)
+    _refuse_other_options(header["config"], _options(loop), path)
     model = {name.removeprefix("model:"): value for name, value in tensors.items() if name.startswith("model:")}
     expected = _learned(loop)
     if {n: v.shape for n, v in model.items()} != {n: v.shape for n, v in expected.items()}:
@@ -109,8 +108,15 @@ def _restore_optimizer(loop: Loop, tensors: Mapping[str, Tensor], scalars: Mappi
     loop.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def _refuse_other_config(saved: Mapping[str, Any], config: SearchConfig, path: Path) -> None:
-    now = config.model_dump()
+def _options(loop: Loop) -> dict[str, Any]:
+    """Return what a search was told: its configuration, its masks, and what its frozen weights are drawn from."""
+    attachment = attachment_of(loop.model)
+    drawn_from = {"seed": attachment.seed, "law": attachment.law.to_dict()}
+    options: dict[str, Any] = json.loads(json.dumps({**loop.config.model_dump(), **attachment.search, **drawn_from}))
+    return options
+
+
+def _refuse_other_options(saved: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
     machine = {"device", "precision", "channels_last"}
     keys = [key for key in sorted(saved.keys() | now.keys()) if key not in machine]
     differing = [f"{key} ({saved.get(key)} → {now.get(key)})" for key in keys if saved.get(key) != now.get(key)]

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from strongticket.cli.report import print_report
+
+
+def report(**changes: Any) -> dict[str, Any]:
+    figures = {"nll": 0.25, "calibration_error": 0.0625, "density": 0.5}
+    ticket = {
+        "test_accuracy": 0.9625,
+        "examples": 359,
+        "bits_per_weight": 1.0036,
+        "file_bytes": 3614,
+        "weights_digest": "0123456789abcdef" * 4,
+        "trained": [],
+        **figures,
+    }
+    controls = {
+        "random": {"mean": 0.1, "sd": 0.02, "n": 3, **figures},
+        "inverted": {"mean": 0.2, "sd": 0.0, "n": 1, **figures},
+    }
+    return {
+        "ticket": ticket,
+        "controls": controls,
+        "dataset": "digits",
+        "seeds": [0, 1, 2],
+        "batch_norm": "none",
+        **changes,
+    }
+
+
+def printed(capsys: pytest.CaptureFixture[str], values: dict[str, Any]) -> list[str]:
+    print_report(values)
+    return capsys.readouterr().out.splitlines()
+
+
+def test_the_ticket_and_each_control_have_a_row(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [line.split() for line in printed(capsys, report())]
+    assert ["ticket", "0.9625", "1", "0.5000", "0.2500", "0.0625"] in rows
+    assert ["random", "0.1000", "±", "0.0200", "3", "0.5000", "0.2500", "0.0625"] in rows
+
+
+def test_one_run_has_no_deviation(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [line.split() for line in printed(capsys, report())]
+    assert ["inverted", "0.2000", "1", "0.5000", "0.2500", "0.0625"] in rows
+
+
+def test_what_has_to_be_known_stands_below(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = printed(capsys, report())
+    assert "data: digits, 359 test examples; trained besides scores: nothing" in lines
+    assert "batch norm: none" in lines
+    assert "weights: 0123456789abcdef…, unchanged by the search; 1.004 bits a weight, file 3,614 bytes" in lines
+
+
+def test_what_was_trained_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    values = report()
+    values["ticket"]["trained"] = ["bn.weight", "bn.bias"]
+    assert any(line.endswith("trained besides scores: bn.weight, bn.bias") for line in printed(capsys, values))
+
+
+def test_the_comparison_with_the_trained_network_has_its_interval(capsys: pytest.CaptureFixture[str]) -> None:
+    against = {"difference": -0.012, "low": -0.03, "high": 0.006, "confidence": 0.95, "method": "bootstrap"}
+    assert "ticket − trained: -0.0120 [-0.0300, +0.0060] (95%, bootstrap)" in printed(
+        capsys, report(against_trained=against)
+    )
+    assert not any("trained:" in line.partition("data:")[0] for line in printed(capsys, report()))
+
+
+def test_a_report_without_controls_is_a_table_of_one_row(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = printed(capsys, report(controls={}))
+    assert sum(line.startswith(("ticket", "random")) for line in lines) == 1
