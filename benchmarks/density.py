@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 import torch
+
 from strongticket import SearchConfig, attach, evaluate, search
 from strongticket.data import load, make_loader
 from strongticket.models import build
@@ -92,8 +93,8 @@ def main() -> None:
             )
             row = results[-1]
             print(
-                f"{model:6} d {density:<5} ticket {row['mean']:.4f} ± {row['sd']:.4f}  random {row['random_mean']:.4f}  "
-                f"{time.perf_counter() - started:.0f} s",
+                f"{model:6} d {density:<5} ticket {row['mean']:.4f} ± {row['sd']:.4f}  "
+                f"random {row['random_mean']:.4f}  {time.perf_counter() - started:.0f} s",
                 flush=True,
             )
     written = {"torch": torch.__version__, "python": platform.python_version(), "epochs": options.epochs}

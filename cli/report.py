@@ -31,4 +31,5 @@ def print_report(report: Mapping[str, Any]) -> None:
 
 
 def _quality(values: Mapping[str, Any]) -> list[str]:
-    return [f"{values['density']:.4f}", f"{values['nll']:.4f}", f"{values['calibration_error']:.4f}"]
+    figures = (values["density"], values["nll"], values["calibration_error"])
+    return ["not finite" if figure is None else f"{figure:.4f}" for figure in figures]

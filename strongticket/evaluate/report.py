@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
@@ -29,8 +30,8 @@ class ControlResult:
             "sd": _sd(self.accuracies),
             "n": len(self.accuracies),
             "accuracies": self.accuracies,
-            "nll": fmean(m.nll for m in self.measurements),
-            "calibration_error": fmean(m.calibration_error for m in self.measurements),
+            "nll": _finite(fmean(m.nll for m in self.measurements)),
+            "calibration_error": _finite(fmean(m.calibration_error for m in self.measurements)),
             "density": self.density,
         }
 
@@ -66,8 +67,8 @@ class Report:
         report: dict[str, Any] = {
             "ticket": {
                 "test_accuracy": self.measurement.accuracy,
-                "nll": self.measurement.nll,
-                "calibration_error": self.measurement.calibration_error,
+                "nll": _finite(self.measurement.nll),
+                "calibration_error": _finite(self.measurement.calibration_error),
                 "examples": len(self.measurement.correct),
                 "density": self.density,
                 "bits_per_weight": self.bits_per_weight,
@@ -90,6 +91,11 @@ class Report:
                 "method": "paired percentile bootstrap over test examples",
             }
         return report
+
+
+def _finite(value: float) -> float | None:
+    """Return the value, None where it is infinite or NaN: JSON has neither, and a random network may give both."""
+    return value if math.isfinite(value) else None
 
 
 def _sd(values: list[float]) -> float:
