@@ -15,6 +15,7 @@ from strongticket.masks import (
     FixedMask,
     Supermask,
     attachment_of,
+    concluded,
     concluded_masks,
     edges,
     fix,
@@ -270,3 +271,15 @@ def test_functions_that_need_masks_say_so():
     for function in (refresh, bake, fix, concluded_masks):
         with pytest.raises(ModelError, match="no masks"):
             function(nn.Linear(2, 2))
+
+
+def test_a_search_can_look_at_its_ticket_without_disturbing_the_masks_of_the_step():
+    model = network().eval()
+    attach(model, density=0.5, rule="bernoulli")
+    sampled = edges(model)["6.weight"].mask.clone()
+    final = concluded_masks(model)["6.weight"]
+    assert not torch.equal(sampled, final)
+    with concluded(model):
+        assert torch.equal(edges(model)["6.weight"].mask, final)
+        assert torch.equal(model(images()), bake(model)(images()))
+    assert torch.equal(edges(model)["6.weight"].mask, sampled)

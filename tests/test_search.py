@@ -253,3 +253,14 @@ def test_cuda_without_cuda_is_refused():
 def test_a_search_runs_on_a_gpu():
     result = search(attached(), problem(), CONFIG.model_copy(update={"device": "cuda", "epochs": 10}))
     assert result.history[-1]["train_accuracy"] > 0.8
+
+
+@pytest.mark.parametrize("options", [{"rule": "bernoulli"}, {"ramp": True}])
+def test_what_is_validated_is_the_ticket_and_not_the_masks_of_the_last_step(options):
+    ramp = {"density_schedule": "cubic", "density_start": 1.0, "density_epochs": 9.0} if "ramp" in options else {}
+    config = CONFIG.model_copy(update=ramp)
+    result = search(attached(rule=options.get("rule", "edge-popup")), problem(), config, validation=problem(1))
+    model = apply(result.last, network())
+    with torch.no_grad():
+        correct = sum(int((model(x).argmax(1) == y).sum()) for x, y in problem(1))
+    assert result.history[-1]["validation_accuracy"] == correct / 64

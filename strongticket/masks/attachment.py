@@ -7,7 +7,8 @@ asked for that by name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -160,6 +161,24 @@ def concluded_masks(model: nn.Module) -> dict[str, Tensor]:
     else:
         masks = attachment.rule.conclude({n: e.scores for n, e in edges(model).items()}, attachment.selection)
     return {name: mask.detach().to("cpu", copy=True).contiguous() for name, mask in masks.items()}
+
+
+@contextmanager
+def concluded(model: nn.Module) -> Iterator[None]:
+    """Let an attached ``model`` compute with the masks its ticket would have now, while the block runs.
+
+    What a search validates is so the ticket, not the sample or the ramp that the last step worked with.
+    """
+    live = edges(model)
+    before = {name: edge.mask.clone() for name, edge in live.items()}
+    final = concluded_masks(model)
+    for name, edge in live.items():
+        edge.mask.copy_(final[name])
+    try:
+        yield
+    finally:
+        for name, edge in live.items():
+            edge.mask.copy_(before[name])
 
 
 def fix(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -41,7 +42,8 @@ class Loop:
     """Epochs and steps over ``parameters`` of ``model``, from wherever ``position`` stands.
 
     ``after_step`` is called with the progress in epochs after every optimizer step and returns the
-    density it left behind; ``should_stop`` is asked at every step boundary.
+    density it left behind; validation runs inside ``while_validating``; ``should_stop`` is asked at every
+    step boundary.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Loop:
         validation: Batches | None = None,
         loss: Loss | None = None,
         after_step: Callable[[float], float] | None = None,
+        while_validating: Callable[[], AbstractContextManager[None]] = nullcontext,
         on_event: Callable[[Event], None] | None = None,
         should_stop: Callable[[], bool] | None = None,
     ) -> None:
@@ -63,21 +66,20 @@ class Loop:
         self.optimizer = make_optimizer([p for p in model.parameters() if p.requires_grad], config)
         self.position = Position(steps_in_epoch=len(train) if isinstance(train, Sized) else None)
         self.random_at_epoch_start = torch.get_rng_state()
+        self._images_per_second = 0.0
         self._after_step = after_step or (lambda progress: 1.0)
+        self._while_validating = while_validating
         self._on_event = on_event or (lambda event: None)
         self._should_stop = should_stop or (lambda: False)
 
     def epochs(self) -> Iterator[EpochDone | None]:
         """Run to the end, yielding after each epoch; yields None, and ends, if it was asked to stop within one."""
-        seconds = 0.0
         while self.position.epochs_done < self.config.epochs:
             started = time.perf_counter()
-            finished = self._epoch(self.position.epochs_done + 1)
-            if not finished:
+            if not self._epoch(self.position.epochs_done + 1):
                 yield None
                 return
-            seconds += time.perf_counter() - started
-            event = self._close_epoch(time.perf_counter() - started)
+            event = self._close_epoch(started)
             self._on_event(event)
             yield event
 
@@ -88,7 +90,7 @@ class Loop:
             self.random_at_epoch_start = torch.get_rng_state()
         loss_sum = torch.tensor(position.loss_sum, device=self.placement.device, dtype=torch.float64)
         correct = torch.tensor(position.correct, device=self.placement.device)
-        self._first_seen, self._first_time = position.seen, time.perf_counter()
+        seen_before, started = position.seen, time.perf_counter()
         for inputs, targets in self._batches(epoch):
             self._set_learning_rate(epoch)
             inputs, targets = self.placement.inputs(inputs), targets.to(self.placement.device, non_blocking=True)
@@ -116,16 +118,18 @@ class Loop:
             )
         position.loss_sum, position.correct = float(loss_sum), int(correct)
         refuse_divergence(position.loss_sum, epoch, position.batches_done)
+        self._images_per_second = (position.seen - seen_before) / max(time.perf_counter() - started, 1e-9)
         position.steps_in_epoch = position.batches_done
         return True
 
-    def _close_epoch(self, seconds: float) -> EpochDone:
+    def _close_epoch(self, started: float) -> EpochDone:
         position, config = self.position, self.config
-        rate = (position.seen - self._first_seen) / max(time.perf_counter() - self._first_time, 1e-9)
         accuracy = loss = None
         if self.validation is not None:
-            accuracy, loss = validate(self.model, self.validation, self.placement)
+            with self._while_validating():
+                accuracy, loss = validate(self.model, self.validation, self.placement)
         position.epochs_done += 1
+        seconds = time.perf_counter() - started
         event = EpochDone(
             epoch=position.epochs_done,
             epochs=config.epochs,
@@ -135,7 +139,7 @@ class Loop:
             validation_loss=loss,
             learning_rate=position.learning_rate,
             density=position.density,
-            images_per_second=rate,
+            images_per_second=self._images_per_second,
             seconds=seconds,
             seconds_left=seconds * (config.epochs - position.epochs_done),
         )

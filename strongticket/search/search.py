@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from ..errors import InterruptedRunError, ModelError
-from ..masks import attachment_of, edges, fix, refresh, scheduled_density, weights_digest
+from ..masks import Edges, attachment_of, concluded, edges, fix, refresh, scheduled_density, weights_digest
 from ..ticket import Ticket, extract, load, save, store
 from .checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from .config import SearchConfig
@@ -68,7 +69,8 @@ def search(
         raise ModelError("the masks of this model are fixed already; attach a fresh model to search again")
     placement = place(model, config)
     digest = weights_digest(model)
-    total = sum(edge.scores.numel() for edge in edges(model).values())
+    live = edges(model)
+    final_density = _kept_share(live)
 
     def decide(progress: float) -> float:
         ramp = min(1.0, progress / config.density_epochs)
@@ -76,11 +78,9 @@ def search(
             selection.density, ramp, schedule=config.density_schedule, start=config.density_start
         )
         refresh(model, density=density)
-        if config.density_schedule == "constant" or ramp >= 1:
-            return kept_share
-        return sum(int(edge.mask.sum()) for edge in edges(model).values()) / total
+        over = config.density_schedule == "constant" or ramp >= 1
+        return final_density if over else _kept_share(live)  # counting makes a GPU wait, so only in a ramp
 
-    kept_share = sum(int(edge.mask.sum()) for edge in edges(model).values()) / total
     decide(0.0)
     folder = None if checkpoint is None else Path(checkpoint)
     with listening() if folder else nullcontext(StopRequest()) as stop:
@@ -92,6 +92,7 @@ def search(
             validation=validation,
             loss=loss,
             after_step=decide,
+            while_validating=partial(concluded, model),
             on_event=on_event,
             should_stop=stop,
         )
@@ -139,6 +140,11 @@ def train_dense(
     for _ in loop.epochs():
         pass
     return model.eval()
+
+
+def _kept_share(live: Mapping[str, Edges]) -> float:
+    kept = sum(int(edge.mask.sum()) for edge in live.values())
+    return kept / sum(edge.mask.numel() for edge in live.values())
 
 
 def _is_best(event: EpochDone, history: list[dict[str, Any]], best_epoch: int) -> bool:
