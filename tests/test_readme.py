@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from strongticket.cli import main
+
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
@@ -22,16 +24,20 @@ SHELL = [block.strip().splitlines() for language, block in BLOCKS if language ==
 SET_UP, MAIN_JOB, TEST_COMMAND, REAL_SEARCH = SHELL
 
 
-def strongticket(command: str, folder: Path) -> str:
-    """Run a ``strongticket …`` line in ``folder`` and return its standard output."""
-    words = command.split()
-    assert words[0] == "strongticket"
-    arguments = [sys.executable, "-W", "error::DeprecationWarning:strongticket", "-m", "strongticket.cli", *words[1:]]
-    done = subprocess.run(
-        arguments, cwd=folder, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "2"}
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def strongticket(tmp_path: Path, monkeypatch, capsys):
+    """Run a ``strongticket …`` line in a fresh folder and return its standard output."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(command: str) -> str:
+        words = command.split()
+        assert words[0] == "strongticket"
+        code = main(words[1:])
+        captured = capsys.readouterr()
+        assert code == 0, captured.err
+        return captured.out
+
+    return run
 
 
 def test_two_commands_set_up_one_runs_the_main_job_and_one_the_tests():
@@ -66,8 +72,8 @@ def test_the_set_up_commands_give_a_working_command(tmp_path: Path):
     assert str(copy / ".venv" / "bin" / "strongticket") in done.stdout
 
 
-def test_the_main_job_finds_a_ticket_that_beats_its_controls(tmp_path: Path):
-    output = strongticket(MAIN_JOB[0], tmp_path)
+def test_the_main_job_finds_a_ticket_that_beats_its_controls(strongticket, tmp_path: Path):
+    output = strongticket(MAIN_JOB[0])
     (example,) = (block for language, block in BLOCKS if language == "text")
     assert output.splitlines()[0].split() == example.splitlines()[0].split()
     accuracy = {row.split()[0]: float(row.split()[1]) for row in output.splitlines()[2:5]}
@@ -91,7 +97,7 @@ def test_the_test_command_runs_tests():
     assert re.search(r"\d+ passed", done.stdout)
 
 
-def test_the_commands_of_a_real_search_work_on_a_small_stand_in(tmp_path: Path):
+def test_the_commands_of_a_real_search_work_on_a_small_stand_in(strongticket, tmp_path: Path):
     rng = np.random.default_rng(0)
     for split, count in (("train", 12), ("test", 4)):
         for label in ("cat", "dog"):
@@ -103,9 +109,9 @@ def test_the_commands_of_a_real_search_work_on_a_small_stand_in(tmp_path: Path):
     search, evaluate, export = REAL_SEARCH
     assert "--data cifar10 --download" in search
     small = search.replace("--data cifar10 --download", "--data imagefolder:images --width 0.05x --epochs 1")
-    assert "ticket" in strongticket(small, tmp_path)
-    assert "trained" in strongticket(evaluate, tmp_path)
-    assert "equal decisions" in strongticket(export, tmp_path)
+    assert "ticket" in strongticket(small)
+    assert "trained" in strongticket(evaluate)
+    assert "equal decisions" in strongticket(export)
     assert (tmp_path / "conv4.onnx").stat().st_size > 0
 
 
@@ -118,11 +124,11 @@ def test_the_python_example_runs_and_prints_a_report(tmp_path: Path, monkeypatch
     assert (tmp_path / "xor.safetensors").exists()
 
 
-def test_the_commands_within_sentences_work(tmp_path: Path):
+def test_the_commands_within_sentences_work(strongticket):
     assert "`strongticket list models|data|rules|weights|configs`" in TEXT.replace("\n", " ")
     for what in ("models", "data", "rules", "weights", "configs"):
-        assert len(strongticket(f"strongticket list {what}", tmp_path).splitlines()) > 2
-    shown = strongticket("strongticket search --help", tmp_path)
+        assert len(strongticket(f"strongticket list {what}").splitlines()) > 2
+    shown = strongticket("strongticket search --help")
     for flag in set(re.findall(r"--[a-z-]+", "".join(re.findall(r"`strongticket search[^`]*`", TEXT)))) - {"--help"}:
         assert flag in shown
 
