@@ -13,7 +13,22 @@ import torch
 from torch import Tensor
 
 
-class MagnitudeMask(torch.autograd.Function):
+class MaskedWeight(torch.autograd.Function):
+    """The forward pass that all estimators share: w̃ = w where m, else +0 (never −0)."""
+
+    @staticmethod
+    def forward(weight: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
+        """Return the weight with dropped edges at +0; all three have the weight's shape."""
+        return torch.where(mask, weight, 0)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        """Keep what a backward formula reads."""
+        weight, scores, _ = inputs
+        ctx.save_for_backward(weight, scores)
+
+
+class MagnitudeMask(MaskedWeight):
     """Effective weight under a mask of the largest score magnitudes.
 
     Forward:  w̃ = w where m, else +0.
@@ -23,17 +38,6 @@ class MagnitudeMask(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(weight: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
-        """Return the weight with dropped edges at +0; all three have the weight's shape."""
-        return torch.where(mask, weight, 0)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-        """Keep what the backward formula reads."""
-        weight, scores, _ = inputs
-        ctx.save_for_backward(weight, scores)
-
-    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:
         """Return the gradient of the scores."""
         weight, scores = ctx.saved_tensors
@@ -41,7 +45,7 @@ class MagnitudeMask(torch.autograd.Function):
         return None, torch.where(scores < 0, -slope, slope), None
 
 
-class ProbabilityMask(torch.autograd.Function):
+class ProbabilityMask(MaskedWeight):
     """Effective weight under a mask sampled from logits.
 
     Forward:  w̃ = w where m, else +0, with m ~ Bernoulli(σ(s)), σ the logistic function.
@@ -50,17 +54,6 @@ class ProbabilityMask(torch.autograd.Function):
     The sample is taken for its probability in the backward pass: Zhou et al. 2019 (arXiv 1905.01067),
     section 5.
     """
-
-    @staticmethod
-    def forward(weight: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
-        """Return the weight with dropped edges at +0; all three have the weight's shape."""
-        return torch.where(mask, weight, 0)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-        """Keep what the backward formula reads."""
-        weight, scores, _ = inputs
-        ctx.save_for_backward(weight, scores)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:
