@@ -322,7 +322,7 @@ def test_the_report_is_made_of_json_values(ticket: Ticket, tmp_path: Path) -> No
 # What must get one clear line, and no file.
 
 
-def refused(match: str, error: type[Exception], ticket: Ticket, path: Path, **options: Any) -> None:
+def assert_refused(match: str, error: type[Exception], ticket: Ticket, path: Path, **options: Any) -> None:
     before = {file: file.read_bytes() for file in path.parent.iterdir()} if path.parent.exists() else {}
     with pytest.raises(error, match=match) as caught:
         st.export(ticket, options.pop("model", None) or mlp(), path, **options)
@@ -334,7 +334,7 @@ def refused(match: str, error: type[Exception], ticket: Ticket, path: Path, **op
     ("name", "hint"), [("onxx", "did you mean 'onnx'"), ("ONNX", "did you mean 'onnx'"), ("q", "")]
 )
 def test_an_unknown_target_names_the_targets(ticket: Ticket, tmp_path: Path, name: str, hint: str) -> None:
-    refused(f"{name}.*{hint}.*safetensors, onnx", ConfigError, ticket, tmp_path / "net", to=name)
+    assert_refused(f"{name}.*{hint}.*safetensors, onnx", ConfigError, ticket, tmp_path / "net", to=name)
 
 
 def test_every_target_is_described() -> None:
@@ -345,14 +345,18 @@ def test_every_target_is_described() -> None:
 def test_an_existing_file_is_replaced_only_when_asked(ticket: Ticket, tmp_path: Path) -> None:
     path = tmp_path / "net"
     path.write_text("mine")
-    refused("exists already; choose another name, or pass overwrite", ExportError, ticket, path, to="safetensors")
+    assert_refused(
+        "exists already; choose another name, or pass overwrite", ExportError, ticket, path, to="safetensors"
+    )
     report = st.export(ticket, mlp(), path, to="safetensors", overwrite=True)
     assert path.stat().st_size == report.bytes > 100
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_missing_folder_is_not_made(ticket: Ticket, tmp_path: Path) -> None:
-    refused("folder .*missing does not exist", ExportError, ticket, tmp_path / "missing" / "net", to="safetensors")
+    assert_refused(
+        "folder .*missing does not exist", ExportError, ticket, tmp_path / "missing" / "net", to="safetensors"
+    )
     assert not (tmp_path / "missing").exists()
 
 
@@ -367,7 +371,9 @@ def test_a_full_disk_is_explained(ticket: Ticket, tmp_path: Path, monkeypatch: p
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    refused("cannot be written: No space left on device", ExportError, ticket, tmp_path / "net", to="safetensors")
+    assert_refused(
+        "cannot be written: No space left on device", ExportError, ticket, tmp_path / "net", to="safetensors"
+    )
 
 
 @pytest.mark.parametrize("module", ["onnx", "onnxscript", "onnxruntime"])
@@ -376,17 +382,17 @@ def test_a_missing_package_is_named_with_its_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     match = rf"needs {module} .*pip install 'strongticket\[onnx\]'"
-    refused(match, MissingExtraError, ticket, tmp_path / "net", to="onnx", example=normal(2, 12))
+    assert_refused(match, MissingExtraError, ticket, tmp_path / "net", to="onnx", example=normal(2, 12))
 
 
 def test_onnx_needs_an_example(ticket: Ticket, tmp_path: Path) -> None:
-    refused("needs an example batch of inputs", ExportError, ticket, tmp_path / "net", to="onnx")
+    assert_refused("needs an example batch of inputs", ExportError, ticket, tmp_path / "net", to="onnx")
 
 
 @pytest.mark.parametrize("to", ["safetensors", "onnx"])
 def test_an_example_of_the_wrong_shape_is_refused(ticket: Ticket, tmp_path: Path, to: str) -> None:
     match = r"does not take inputs of shape 4x13 \(.*13.*\)"
-    refused(match, ExportError, ticket, tmp_path / "net", to=to, example=normal(4, 13))
+    assert_refused(match, ExportError, ticket, tmp_path / "net", to=to, example=normal(4, 13))
 
 
 class Branching(nn.Module):
@@ -441,7 +447,7 @@ def test_a_layer_that_onnx_does_not_have_is_explained_in_one_line(
     example = normal(3, 12)
     ticket = found(build, example)
     match = f"^torch cannot express this network in ONNX: .*({reason})"
-    refused(match, ExportError, ticket, tmp_path / "net", to="onnx", model=build(), example=example)
+    assert_refused(match, ExportError, ticket, tmp_path / "net", to="onnx", model=build(), example=example)
     assert capfd.readouterr() == ("", "")
 
 
@@ -469,7 +475,7 @@ def test_a_graph_that_computes_something_else_is_caught(
 
     monkeypatch.setattr(torch.export, "export", tampered)
     match = r"largest difference \d.*of the largest output \(allowed 0.0001\).*equal decisions over 22 inputs"
-    refused(match, ExportError, ticket, tmp_path / "net", to="onnx", example=normal(4, 12))
+    assert_refused(match, ExportError, ticket, tmp_path / "net", to="onnx", example=normal(4, 12))
 
 
 def test_one_wrong_bit_in_a_weights_file_is_caught(
@@ -483,7 +489,7 @@ def test_one_wrong_bit_in_a_weights_file_is_caught(
         return bytes(data)
 
     monkeypatch.setattr(safetensors.torch, "save", tampered)
-    refused("does not read back as it was written", ExportError, ticket, tmp_path / "net", to="safetensors")
+    assert_refused("does not read back as it was written", ExportError, ticket, tmp_path / "net", to="safetensors")
 
 
 def test_a_failed_export_leaves_the_file_it_was_to_replace(
@@ -494,4 +500,4 @@ def test_a_failed_export_leaves_the_file_it_was_to_replace(
         safetensors.torch, "save", lambda tensors, _: honest({**tensors, "more": torch.ones(1)}, {"a": "b"})
     )
     (tmp_path / "net").write_text("mine")
-    refused("does not read back", ExportError, ticket, tmp_path / "net", to="safetensors", overwrite=True)
+    assert_refused("does not read back", ExportError, ticket, tmp_path / "net", to="safetensors", overwrite=True)

@@ -182,7 +182,7 @@ def test_a_state_dict_carries_scores_and_masks_to_another_seed():
     assert torch.equal(first(images()), second(images()))
 
 
-def unchanged_after(model: nn.Module, error, words: str, **arguments) -> None:
+def assert_refused_unchanged(model: nn.Module, error, words: str, **arguments) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     flags = [p.requires_grad for p in model.parameters()]
     with pytest.raises(error, match=words) as caught:
@@ -208,20 +208,22 @@ def unchanged_after(model: nn.Module, error, words: str, **arguments) -> None:
     ],
 )
 def test_a_bad_option_is_one_line_and_leaves_the_model_alone(arguments, words):
-    unchanged_after(network(), ConfigError, words, **arguments)
+    assert_refused_unchanged(network(), ConfigError, words, **arguments)
 
 
 def test_nothing_chosen_is_refused():
-    unchanged_after(network(), ModelError, "no tensor of this model was chosen", where=lambda name, module: False)
+    assert_refused_unchanged(
+        network(), ModelError, "no tensor of this model was chosen", where=lambda name, module: False
+    )
 
 
 @pytest.mark.parametrize("model", [nn.ReLU(), nn.BatchNorm1d(3)])
 def test_a_model_with_nothing_to_mask_is_refused(model):
-    unchanged_after(model, ModelError, "no weight to mask")
+    assert_refused_unchanged(model, ModelError, "no weight to mask")
 
 
 def test_learned_batch_norm_without_a_batch_norm_is_refused():
-    unchanged_after(nn.Linear(3, 4), ConfigError, "no batch norm with affine", bn="learned")
+    assert_refused_unchanged(nn.Linear(3, 4), ConfigError, "no batch norm with affine", bn="learned")
 
 
 def test_tied_tensors_are_refused_by_both_names():
@@ -231,7 +233,7 @@ def test_tied_tensors_are_refused_by_both_names():
             self.embed, self.head = nn.Embedding(7, 4), nn.Linear(4, 7, bias=False)
             self.head.weight = self.embed.weight
 
-    unchanged_after(Tied(), ModelError, "embed.weight and head.weight are one tied tensor")
+    assert_refused_unchanged(Tied(), ModelError, "embed.weight and head.weight are one tied tensor")
 
 
 def test_a_second_attach_is_refused():
