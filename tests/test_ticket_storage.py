@@ -145,7 +145,7 @@ def literal(path: Path) -> str:
     return re.escape(str(path))
 
 
-def refused(data: bytes, message: str) -> None:
+def assert_refused(data: bytes, message: str) -> None:
     with pytest.raises(TicketError, match=rf"^{message}") as caught:
         from_bytes(data)
     assert "\n" not in str(caught.value)
@@ -373,17 +373,17 @@ def test_a_file_cut_anywhere_is_refused() -> None:
 
 def test_bytes_behind_the_end_are_refused() -> None:
     data = to_bytes(small_ticket())
-    refused(data + b"\0", r"the file has 1 bytes behind its end; fetch it again")
-    refused(data + data, rf"the file has {len(data)} bytes behind its end; fetch it again")
+    assert_refused(data + b"\0", r"the file has 1 bytes behind its end; fetch it again")
+    assert_refused(data + data, rf"the file has {len(data)} bytes behind its end; fetch it again")
 
 
 def test_exchanged_pieces_are_refused() -> None:
     one, other = to_bytes(small_ticket()), to_bytes(small_ticket(seed=4))
     assert len(one) == len(other)
-    refused(
+    assert_refused(
         one[:-20] + to_bytes(small_ticket(stored={"mean": torch.tensor([1.0, 2.0])}))[-20:], r"the file is damaged: i"
     )
-    refused(one[: DIGEST_AT + 64] + other[DIGEST_AT + 64 :], r"the file is damaged: its SHA-256 is not the one")
+    assert_refused(one[: DIGEST_AT + 64] + other[DIGEST_AT + 64 :], r"the file is damaged: its SHA-256 is not the one")
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
@@ -447,12 +447,14 @@ def test_a_path_that_cannot_be_one_is_refused() -> None:
     ],
 )
 def test_what_is_no_ticket_is_refused(data: bytes, message: str) -> None:
-    refused(data, message)
+    assert_refused(data, message)
 
 
 def test_another_format_version_is_refused_before_anything_else() -> None:
     header = '{"__metadata__":{"strongticket":"{\\"format\\":2,\\"new\\":[]}"},"other":{}}'
-    refused(framed(header), r"the ticket has format version 2, this release reads version 1; update strongticket")
+    assert_refused(
+        framed(header), r"the ticket has format version 2, this release reads version 1; update strongticket"
+    )
 
 
 # Files made to harm, with the digest that they ought to have
@@ -507,7 +509,7 @@ SAID, TENSORS = taken_apart(to_bytes(small_ticket()))
 )
 def test_odd_tensors_are_refused(tensors: dict[str, tuple[str, list[int], bytes] | None], message: str) -> None:
     changed = {key: value for key, value in {**TENSORS, **tensors}.items() if value is not None}
-    refused(forged(SAID, changed), message)
+    assert_refused(forged(SAID, changed), message)
 
 
 def test_odd_entries_of_the_header_are_refused() -> None:
@@ -516,8 +518,8 @@ def test_odd_entries_of_the_header_are_refused() -> None:
     def header(entry: str) -> bytes:
         return sealed(framed(f'{{"__metadata__":{{"strongticket":{description}}},"mask:w":{entry}}}', bytes(9)))
 
-    refused(header("1"), r"the header's entry of mask:w is 1; expected dtype, shape, data_offsets")
-    refused(header('{"dtype":"U8","shape":[9]}'), r"the header's entry of mask:w is \{.*\}; expected dtype")
+    assert_refused(header("1"), r"the header's entry of mask:w is 1; expected dtype, shape, data_offsets")
+    assert_refused(header('{"dtype":"U8","shape":[9]}'), r"the header's entry of mask:w is \{.*\}; expected dtype")
     for offsets, message in {
         "[0]": r"\[0\]; expected two integers",
         "[0,true]": r"\[0, True\]; expected two integers",
@@ -527,14 +529,14 @@ def test_odd_entries_of_the_header_are_refused() -> None:
         "[-9,0]": r"\[-9, 0\]; expected a range",
     }.items():
         entry = f'{{"dtype":"U8","shape":[9],"data_offsets":{offsets}}}'
-        refused(header(entry), rf"the offsets of mask:w are {message}")
-    refused(header('{"dtype":"U8","shape":[8],"data_offsets":[1,9]}'), r"this is no valid safetensors file \(")
-    refused(
+        assert_refused(header(entry), rf"the offsets of mask:w are {message}")
+    assert_refused(header('{"dtype":"U8","shape":[8],"data_offsets":[1,9]}'), r"this is no valid safetensors file \(")
+    assert_refused(
         header('{"dtype":"U8","shape":[9],"data_offsets":[0,1099511627776]}'),
         r"the file is truncated: \d+ of \d+ bytes are missing; fetch it again",
     )
     twice = '{"dtype":"U8","shape":[9],"data_offsets":[0,9]},"mask:w":{"dtype":"U8","shape":[9],"data_offsets":[0,9]}'
-    refused(header(twice), r"the safetensors header is no JSON \(key 'mask:w' stands twice\)")
+    assert_refused(header(twice), r"the safetensors header is no JSON \(key 'mask:w' stands twice\)")
 
 
 @pytest.mark.parametrize(
@@ -548,11 +550,11 @@ def test_odd_entries_of_the_header_are_refused() -> None:
     ],
 )
 def test_an_odd_description_is_refused(changes: dict[str, Any], message: str) -> None:
-    refused(forged({**SAID, **changes}, TENSORS), message)
+    assert_refused(forged({**SAID, **changes}, TENSORS), message)
 
 
 def test_unknown_metadata_are_refused() -> None:
-    refused(
+    assert_refused(
         forged(SAID, TENSORS, extra="x"), r"the metadata have unknown keys; format version 1 has 'strongticket' only"
     )
 
@@ -563,11 +565,13 @@ def test_the_digest_stands_in_one_place_only() -> None:
     assert later.startswith('{"format":1,"sha256":')
     longer = text.replace(SAID["sha256"], "0" * 65)
     for odd in (later, longer, text.replace('{"sha256"', '{ "sha256"')):
-        refused(
+        assert_refused(
             framed(json.dumps({"__metadata__": {"strongticket": odd}})), r"the ticket's SHA-256 does not stand where it"
         )
     other = json.dumps({"__metadata__": {"other": "", "strongticket": text}}, separators=(",", ":"))
-    refused(framed(other), r"the ticket's SHA-256 does not stand where it should; the file is damaged, fetch it again")
+    assert_refused(
+        framed(other), r"the ticket's SHA-256 does not stand where it should; the file is damaged, fetch it again"
+    )
 
 
 def huge(codec: str, kept: int, shape: list[int], data: bytes) -> bytes:
@@ -630,7 +634,7 @@ def test_a_file_made_to_harm_is_refused_within_little_memory(make: Callable[[], 
     data = make()
     tracemalloc.start()
     try:
-        refused(data, message)
+        assert_refused(data, message)
         assert tracemalloc.get_traced_memory()[1] < 200_000_000
     finally:
         tracemalloc.stop()
@@ -640,7 +644,7 @@ def test_json_of_empty_objects_takes_memory_in_proportion_to_a_header_within_bou
     data = framed('{"__metadata__":{"strongticket":"[' + "{}," * 70_000 + '0]"}}')
     tracemalloc.start()
     try:
-        refused(data, r"the ticket's description is \[\{\}, .*\]; expected a JSON object")
+        assert_refused(data, r"the ticket's description is \[\{\}, .*\]; expected a JSON object")
         assert tracemalloc.get_traced_memory()[1] < 200_000_000 * len(data) / (4 << 20)
     finally:
         tracemalloc.stop()
