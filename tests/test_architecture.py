@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "search": {"weights", "masks", "ticket"},
     "evaluate": {"weights", "masks", "ticket", "search"},
     "export": {"weights", "masks", "ticket"},
-    "models": set(),
+    "models": {"weights"},  # binary activations
     "data": {"weights"},  # shuffles and splits with the random source of weights
     "configs": set(),
     "__init__": {"weights", "masks", "ticket", "search", "evaluate", "export"},

@@ -1,4 +1,4 @@
-"""The networks of the papers."""
+"""The networks of the papers without shortcuts."""
 
 from __future__ import annotations
 
@@ -32,6 +32,13 @@ def test_the_number_of_weights_is_that_of_the_papers(name: str, shape: tuple[int
     assert weights(build_network(name, shape, classes=10)) == count
 
 
+def test_the_number_of_weights_of_vgg_small_is_the_sum_over_its_seven_layers() -> None:
+    convolutions = 9 * (3 * 128 + 128 * 128 + 128 * 256 + 256 * 256 + 256 * 512 + 512 * 512)
+    assert convolutions + 8192 * 10 == 4_656_512
+    model = build_network("vgg-small", CIFAR, classes=10)
+    assert sum(tensor.numel() for tensor in model.parameters() if tensor.dim() > 1) == 4_656_512
+
+
 def test_width_multiplies_every_hidden_layer_but_neither_input_nor_classes() -> None:
     shapes = {
         name: tuple(tensor.shape)
@@ -48,8 +55,9 @@ def test_width_multiplies_every_hidden_layer_but_neither_input_nor_classes() -> 
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("norm", ["none", "batch"])
-def test_no_layer_has_a_bias_but_batch_norm(name: str, norm: str) -> None:
-    model = build_network(name, (1, 16, 16), classes=3, width=0.05, norm=norm)
+@pytest.mark.parametrize("activation", ["relu", "binary"])
+def test_no_layer_has_a_bias_but_batch_norm(name: str, norm: str, activation: str) -> None:
+    model = build_network(name, (1, 16, 16), classes=3, width=0.05, norm=norm, activation=activation)
     for module in model:
         if isinstance(module, nn.Conv2d | nn.Linear):
             assert module.bias is None
@@ -59,6 +67,46 @@ def test_batch_norm_stands_between_every_hidden_layer_and_its_relu() -> None:
     layers = [type(layer).__name__ for layer in build_network("conv2", CIFAR, classes=2, width=0.05, norm="batch")]
     conv, linear = ["Conv2d", "BatchNorm2d", "ReLU"], ["Linear", "BatchNorm1d", "ReLU"]
     assert layers == [*conv, *conv, "MaxPool2d", "Flatten", *linear, *linear, "Linear"]
+
+
+def test_a_binary_block_has_its_pool_before_norm_and_sign() -> None:
+    layers = build_network("conv2", CIFAR, classes=2, width=0.05, activation="binary").named_children()
+    assert [name for name, _ in layers] == [
+        *("conv1", "norm_conv1", "sign_conv1"),
+        *("conv2", "pool1", "norm_conv2", "sign_conv2"),
+        "flatten",
+        *("fc1", "norm_fc1", "sign_fc1"),
+        *("fc2", "norm_fc2", "sign_fc2"),
+        "head",
+    ]
+
+
+def test_vgg_small_has_its_only_linear_layer_at_the_end() -> None:
+    layers = build_network("vgg-small", CIFAR, classes=2, width=0.05, activation="binary").named_children()
+    assert [name for name, _ in layers if not name.startswith(("norm", "sign"))] == [
+        *("conv1", "conv2", "pool1", "conv3", "conv4", "pool2", "conv5", "conv6", "pool3"),
+        *("flatten", "head"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "activation", "norm", "normalised"),
+    [
+        ("conv2", "relu", None, False),
+        ("conv2", "binary", None, True),
+        ("vgg-small", "relu", None, True),
+        ("vgg-small", "binary", None, True),
+        ("vgg-small", "relu", "none", False),
+        ("vgg-small", "binary", "none", False),
+        ("conv2", "binary", "none", False),
+        ("conv2", "relu", "batch", True),
+    ],
+)
+def test_a_norm_that_is_asked_for_wins_over_the_networks_own(
+    name: str, activation: str, norm: str | None, normalised: bool
+) -> None:
+    model = build_network(name, CIFAR, classes=2, width=0.05, norm=norm, activation=activation)
+    assert any(isinstance(layer, nn.BatchNorm2d) for layer in model) == normalised
 
 
 def test_without_norm_the_layers_are_the_same_without_it_and_keep_their_names() -> None:
@@ -86,13 +134,13 @@ def test_the_dense_baseline_has_affine_batch_norm() -> None:
 def test_every_shape_that_leaves_a_pixel_works_and_every_other_is_refused(
     name: str, channels: int, height: int, width: int, classes: int
 ) -> None:
-    halvings = {"mlp": 0, "conv2": 1, "conv4": 2, "conv6": 3, "conv8": 4}[name]
+    halvings = {"mlp": 0, "conv2": 1, "conv4": 2, "conv6": 3, "conv8": 4, "vgg-small": 3}[name]
     shape = (channels, height, width)
     if min(height, width) < 2**halvings:
         with pytest.raises(ModelError, match=rf"{name} halves its input {halvings} times.*{height}x{width}"):
             build_network(name, shape, classes=classes, width=0.05)
     else:
-        model = build_network(name, shape, classes=classes, width=0.05)
+        model = build_network(name, shape, classes=classes, width=0.05).eval()
         assert model(torch.zeros(2, *shape)).shape == (2, classes)
 
 

@@ -1,6 +1,7 @@
-"""The networks of the papers: LeNet-300-100 and the VGG-like Conv2, Conv4, Conv6 and Conv8.
+"""The networks of the papers without shortcuts: LeNet-300-100, Conv2 to Conv8, and VGG-small.
 
-Sources: Ramanujan et al. 2020 (arXiv 1911.13299), section 4.1; Frankle & Carbin 2019 (arXiv 1803.03635), figure 2.
+Sources: Ramanujan et al. 2020 (arXiv 1911.13299), section 4.1; Frankle & Carbin 2019 (arXiv 1803.03635), figure 2;
+Diffenderfer & Kailkhura 2021 (arXiv 2103.09377) for VGG-small and the binary variants.
 No layer has a bias. A width multiplies every hidden layer, the fully connected ones included.
 """
 
@@ -14,22 +15,21 @@ from types import MappingProxyType
 
 from torch import nn
 
-from ..errors import ConfigError, ModelError
+from ..errors import ModelError
+from .variants import Layers, check_norm, find_activation
 from .width import scaled
 
-NORMS: Mapping[str, str] = MappingProxyType(
-    {"none": "no normalisation", "batch": "batch norm after every hidden layer, before its ReLU"}
-)
 HIDDEN_LINEAR = (256, 256)
 
 
 @dataclass(frozen=True)
 class Network:
-    """A definition: the channels of each convolution block, then the units of each hidden linear layer."""
+    """A definition: channels of each convolution block, units of each hidden linear layer, and its own norm."""
 
     description: str
     blocks: tuple[tuple[int, ...], ...]
     linear: tuple[int, ...]
+    norm: str = "none"
 
 
 NETWORKS: Mapping[str, Network] = MappingProxyType(
@@ -51,17 +51,31 @@ NETWORKS: Mapping[str, Network] = MappingProxyType(
             ((64, 64), (128, 128), (256, 256), (512, 512)),
             HIDDEN_LINEAR,
         ),
+        "vgg-small": Network(
+            "6 convolutions (128, 256, 512) with batch norm, then classes",
+            ((128, 128), (256, 256), (512, 512)),
+            (),
+            norm="batch",
+        ),
     }
 )
 
 
 def build_network(
-    name: str, input_shape: tuple[int, int, int], *, classes: int, width: float = 1.0, norm: str = "none"
+    name: str,
+    input_shape: tuple[int, int, int],
+    *,
+    classes: int,
+    width: float = 1.0,
+    norm: str | None = None,
+    activation: str | None = None,
 ) -> nn.Sequential:
     """Build one of `NETWORKS` as a flat sequence of named layers.
 
-    A block is 3x3 convolutions (padding 1), each followed by the norm and a ReLU, and a 2x2 max-pool at its end.
-    The layers are called ``conv1, conv2, ..., fc1, fc2, head``, whatever the norm.
+    A block is 3x3 convolutions (padding 1), each followed by the norm and the activation, and a 2x2 max-pool at its
+    end, which stands before the norm if the activation is binary. The image goes into the first layer as it is, and
+    the last layer's outputs are real, whatever the activation. The layers with weights are called
+    ``conv1, conv2, ..., fc1, fc2, head`` in every variant, and have the same state_dict.
 
     Parameters
     ----------
@@ -74,18 +88,21 @@ def build_network(
     width
         Multiplies every hidden layer: ``round(units * width)``, at least 1.
     norm
-        ``"none"`` or ``"batch"``.
+        ``"none"`` or ``"batch"``; None is the network's own, which is ``"batch"`` for every binary variant.
+    activation
+        ``"relu"`` or ``"binary"``; None is ``"relu"``.
 
     Raises
     ------
     ConfigError
-        If the norm is unknown.
+        If the norm or the activation is unknown.
     ModelError
         If pooling would leave no pixel.
     """
-    if norm not in NORMS:
-        raise ConfigError(f"norm is {norm!r}; it must be one of {', '.join(NORMS)}")
-    network = NETWORKS[name]
+    network, act = NETWORKS[name], find_activation(activation)
+    if norm is None:
+        norm = "batch" if act.is_binary else network.norm
+    check_norm(norm)
     channels, height, across = input_shape
     shrink = 2 ** len(network.blocks)
     if min(height, across) < shrink:
@@ -93,28 +110,27 @@ def build_network(
             f"{name} halves its input {len(network.blocks)} times, so images of {height}x{across} leave no pixel; "
             f"it needs at least {shrink}x{shrink}: use a shallower model or larger images"
         )
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    layers: Layers = {}
 
-    def finish(layer: str, normalisation: nn.Module) -> None:
-        if norm == "batch":
-            layers[f"norm_{layer}"] = normalisation
-        layers[f"relu_{layer}"] = nn.ReLU()
+    def add(layer: str, weighted: nn.Module, normalisation: nn.Module, pool: Layers) -> None:
+        layers[layer] = weighted
+        normed = {f"norm_{layer}": normalisation} if norm == "batch" else {}
+        layers.update(act.following(f"_{layer}", norm=normed, pool=pool))
 
     convolutions = 0
     for number, block in enumerate(network.blocks, start=1):
-        for units in block:
+        for position, units in enumerate(block, start=1):
             convolutions += 1
             out = scaled(units, width)
-            layers[f"conv{convolutions}"] = nn.Conv2d(channels, out, 3, padding=1, bias=False)
-            finish(f"conv{convolutions}", nn.BatchNorm2d(out))
+            pool: Layers = {f"pool{number}": nn.MaxPool2d(2)} if position == len(block) else {}
+            convolution = nn.Conv2d(channels, out, 3, padding=1, bias=False)
+            add(f"conv{convolutions}", convolution, nn.BatchNorm2d(out), pool)
             channels = out
-        layers[f"pool{number}"] = nn.MaxPool2d(2)
     layers["flatten"] = nn.Flatten()
     features = math.prod((channels, height // shrink, across // shrink))
     for number, units in enumerate(network.linear, start=1):
         out = scaled(units, width)
-        layers[f"fc{number}"] = nn.Linear(features, out, bias=False)
-        finish(f"fc{number}", nn.BatchNorm1d(out))
+        add(f"fc{number}", nn.Linear(features, out, bias=False), nn.BatchNorm1d(out), {})
         features = out
     layers["head"] = nn.Linear(features, classes, bias=False)
-    return nn.Sequential(layers)
+    return nn.Sequential(OrderedDict(layers))

@@ -13,11 +13,13 @@ from torch import nn
 
 from ..errors import ConfigError, ModelError
 from .factory import call_factory
-from .networks import NETWORKS, build_network
+from .networks import NETWORKS, Network, build_network
+from .resnets import RESNETS, ResidualNetwork, build_resnet
 from .text import first_line, shape_text
 from .width import parse_width
 
 TORCHVISION = "torchvision:"
+OWN: Mapping[str, Network | ResidualNetwork] = MappingProxyType({**NETWORKS, **RESNETS})
 # In training these two return a tuple with auxiliary outputs, which a loss cannot take; their own slow initialisation
 # is of no use to weights that are redrawn.
 _WITHOUT_AUXILIARY: Mapping[str, Mapping[str, bool]] = MappingProxyType(
@@ -28,7 +30,7 @@ _WITHOUT_AUXILIARY: Mapping[str, Mapping[str, bool]] = MappingProxyType(
 def available() -> dict[str, str]:
     """Return every kind of model name with a line that describes it."""
     return {
-        **{name: network.description for name, network in NETWORKS.items()},
+        **{name: network.description for name, network in OWN.items()},
         "torchvision:NAME": "an image classifier of torchvision, such as torchvision:resnet18",
         "package.module:factory": "your own factory, from an installed package or the working directory",
     }
@@ -41,14 +43,16 @@ def build(
     classes: int,
     width: float | None = None,
     norm: str | None = None,
+    activation: str | None = None,
 ) -> nn.Module:
     """Build a network with fresh weights.
 
     Parameters
     ----------
     name
-        ``mlp``, ``conv2``, ``conv4``, ``conv6``, ``conv8``, ``torchvision:NAME`` or ``package.module:factory``. A
-        factory gets those of ``num_classes``, ``input_shape``, ``width`` and ``norm`` that its signature names.
+        A network of this library (fully connected, VGG-like or residual, as `available` lists them),
+        ``torchvision:NAME`` or ``package.module:factory``. A factory gets those of ``num_classes``, ``input_shape``,
+        ``width`` and ``norm`` that its signature names.
     input_shape
         ``(channels, height, width)`` of one image.
     classes
@@ -57,11 +61,14 @@ def build(
         Multiplies every hidden layer; None is the network's own width. Only for networks that have a width.
     norm
         ``"none"`` or ``"batch"``; None is the network's own. Only for networks that have the choice.
+    activation
+        ``"relu"`` or ``"binary"``, which gives ±1 wherever ReLU stands; None is ``"relu"``. Only for networks of this
+        library: those of others get binary activations from the masks that are attached to them.
 
     Raises
     ------
     ConfigError
-        If width or norm cannot be used, with this network or at all.
+        If width, norm or activation cannot be used, with this network or at all.
     ModelError
         If the name is unknown or the network cannot be built for these images.
     """
@@ -71,30 +78,45 @@ def build(
         raise ModelError(f"the model is asked for {classes} classes; it must have at least 1")
     if width is not None:
         width = parse_width(width)
-    if name in NETWORKS:
-        return _build_own(name, input_shape, classes=classes, width=width or 1.0, norm=norm or "none")
+    if name in OWN:
+        return _build_own(name, input_shape, classes=classes, width=width or 1.0, norm=norm, activation=activation)
+    if ":" in name and activation is not None:
+        raise ConfigError(
+            f"{name} has no activation to choose, but activation {activation} was asked for; leave it out, and replace "
+            f"its activations when masks are attached (--activations PATTERN)"
+        )
     if name.startswith(TORCHVISION):
         for option, value in (("width", width), ("norm", norm)):
             if value is not None:
                 raise ConfigError(
                     f"{name} has no {option}, but {option} {value} was asked for; "
-                    f"leave it out, or use one of {', '.join(NETWORKS)}"
+                    f"leave it out, or use one of {', '.join(OWN)}"
                 )
         return _build_torchvision(name, input_shape, classes=classes)
     if ":" in name:
         return call_factory(name, input_shape, classes=classes, width=width, norm=norm)
-    close = difflib.get_close_matches(name.lower(), [*NETWORKS, *_torchvision_names()], n=3)
-    hint = " or ".join(match if match in NETWORKS else TORCHVISION + match for match in close)
+    others = [other for other in _torchvision_names() if other not in OWN]
+    close = difflib.get_close_matches(name.lower(), [*OWN, *others], n=3)
+    hint = " or ".join(match if match in OWN else TORCHVISION + match for match in close)
     raise ModelError(
         f"unknown model {name!r}; {f'did you mean {hint}? ' if hint else ''}There are {', '.join(available())}"
     )
 
 
-def _build_own(name: str, input_shape: tuple[int, int, int], *, classes: int, width: float, norm: str) -> nn.Sequential:
+def _build_own(
+    name: str,
+    input_shape: tuple[int, int, int],
+    *,
+    classes: int,
+    width: float,
+    norm: str | None,
+    activation: str | None,
+) -> nn.Sequential:
     """Build a network of this library; one too large for the machine is an error with its width."""
+    build_kind = build_network if name in NETWORKS else build_resnet
     try:
-        return build_network(name, input_shape, classes=classes, width=width, norm=norm)
-    except (RuntimeError, MemoryError, OverflowError) as error:
+        return build_kind(name, input_shape, classes=classes, width=width, norm=norm, activation=activation)
+    except (RuntimeError, MemoryError, OverflowError, TypeError) as error:  # torch refuses huge sizes in many ways
         raise ModelError(
             f"{name} at width {width:g} cannot be built for images of {shape_text(input_shape)}: {first_line(error)}; "
             f"try a smaller width"
@@ -120,7 +142,7 @@ def _build_torchvision(name: str, input_shape: tuple[int, int, int], *, classes:
     if channels != 3:
         raise ModelError(
             f"{name} takes images of 3 channels, these have {channels} ({shape_text(input_shape)}); "
-            f"use one of {', '.join(NETWORKS)}, or colour images"
+            f"use one of {', '.join(OWN)}, or colour images"
         )
     options: dict[str, Any] = dict(_WITHOUT_AUXILIARY.get(base, {}))
     if base.startswith("vit_") and height == across:
