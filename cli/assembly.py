@@ -30,15 +30,13 @@ class Assembly:
     data: ImageData
 
     def model(self) -> nn.Module:
-        """Return a fresh plain network for the data."""
-        config, data = self.config, self.data
-        return build(
-            config.model,
-            input_shape=data.input_shape,
-            classes=len(data.classes),
-            width=config.width,
-            norm=config.norm,
-        )
+        """Return a fresh plain network for the data, with the activations of the run if they are built in."""
+        return self._built(activation=self._activation)
+
+    def dense_model(self) -> nn.Module:
+        """Return the real-valued network of the same shape, the one whose weights are trained for comparison."""
+        # A binary variant normalises where its ordinary sibling need not; the two are compared in the same shape.
+        return self._built(activation=None, norm="batch" if self._activation else None)
 
     def attached_model(self) -> nn.Module:
         """Return a fresh network under masks, after checking that it takes the data and can be trained on them."""
@@ -54,6 +52,10 @@ class Assembly:
             weights=config.law,
             bn=config.bn,
             where=config.where or None,
+            binary=config.binary,
+            gain=config.gain,
+            activations=config.activations or None,
+            activation_gradient=config.activation_gradient,
         )
         return model
 
@@ -77,6 +79,7 @@ class Assembly:
             "name": config.model,
             "width": config.width,
             "norm": config.norm,
+            "activation": self._activation,
             "input_shape": list(data.input_shape),
             "classes": list(data.classes),
             "mean": list(data.mean),
@@ -114,6 +117,24 @@ class Assembly:
             )
         return replace(self, data=normalised)
 
+    @property
+    def _activation(self) -> str | None:
+        """The activation that the network is built with; None is its own, which masks may replace by name."""
+        config = self.config
+        built = ":" not in config.model and config.binary == "weights+activations" and not config.activations
+        return "binary" if built else None
+
+    def _built(self, *, activation: str | None, norm: str | None = None) -> nn.Module:
+        config, data = self.config, self.data
+        return build(
+            config.model,
+            input_shape=data.input_shape,
+            classes=len(data.classes),
+            width=config.width,
+            norm=config.norm or norm,
+            activation=activation,
+        )
+
     def _check_model(self) -> None:
         """Try a network that is then thrown away; ModelError if it does not take the data, or not in training."""
         model, shape = self.model(), self.data.input_shape
@@ -142,6 +163,7 @@ class Assembly:
             seed=self.config.seed,
             device=choose_device(self.config.device),
             channels_last=False,
+            workers=self.config.workers,
             **options,
         )
 
@@ -170,6 +192,7 @@ def network_of(spec: Mapping[str, Any]) -> nn.Module:
             classes=len(spec["classes"]),
             width=spec["width"],
             norm=spec["norm"],
+            activation=spec.get("activation"),  # tickets of format 1 name none
         )
     except (KeyError, TypeError) as error:
         raise TicketError(

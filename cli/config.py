@@ -11,20 +11,21 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from strongticket.errors import ConfigError, StrongTicketError
-from strongticket.masks import RULES, Density, NormPolicy, Scope
+from strongticket.masks import RULES, BinaryParts, Density, NormPolicy, Scope
 from strongticket.models import parse_width
 from strongticket.search import SearchConfig
-from strongticket.weights import LAWS, WeightLaw
+from strongticket.weights import GRADIENTS, LAWS, Gain, WeightLaw
 
 from .options import OneOf, flag_name
 from .shipped import did_you_mean, find_config
 from .yaml_text import format_mapping, parse_mapping
 
-PANELS = ("Model", "Data", "Weights and masks", "Search", "Dense baseline", "Machine", "Run")
+PANELS = ("Model", "Data", "Weights and masks", "Binary", "Search", "Dense baseline", "Machine", "Run")
 
 _MODEL: dict[str, Any] = {"panel": "Model"}
 _DATA: dict[str, Any] = {"panel": "Data"}
 _MASKS: dict[str, Any] = {"panel": "Weights and masks"}
+_BINARY: dict[str, Any] = {"panel": "Binary"}
 _RUN: dict[str, Any] = {"panel": "Run"}
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -69,6 +70,12 @@ class RunConfig(SearchConfig):
     validation: float = Field(
         0.1, ge=0, lt=1, description="Share of the training data held out for validation.", json_schema_extra=_DATA
     )
+    workers: int | None = Field(
+        None,
+        ge=0,
+        description="Processes that read images too many for memory; one a processor, at most 8, if not given.",
+        json_schema_extra=_DATA,
+    )
     batch_size: int = Field(128, ge=1, description="Images in a batch.", json_schema_extra=_DATA)
     augment: Literal["none", "flip", "crop-flip"] = Field(
         "none", description="Random changes of training images.", json_schema_extra=_DATA
@@ -95,13 +102,25 @@ class RunConfig(SearchConfig):
     weights: Annotated[str, OneOf(LAWS)] = Field(
         "signed-constant", description="Law of the frozen random weights.", json_schema_extra=_MASKS
     )
-    gain: float | None = Field(
+    weight_gain: float | None = Field(
         None, gt=0, description="Gain of the weights; the law's own if not given.", json_schema_extra=_MASKS
     )
     fan: Literal["in", "out"] = Field("in", description="Fan that scales the weights.", json_schema_extra=_MASKS)
     scale_by_density: bool = Field(False, description="Count only the kept edges in the fan.", json_schema_extra=_MASKS)
     bn: NormPolicy = Field(
         "frozen", description="Whether batch norm's scale and shift are trained.", json_schema_extra=_MASKS
+    )
+    binary: BinaryParts = Field("none", description="What is ±1: a multi-prize ticket.", json_schema_extra=_BINARY)
+    gain: Gain | None = Field(
+        None, description="What shares a gain if weights are binary; the layer if not given.", json_schema_extra=_BINARY
+    )
+    activations: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        (),
+        description="Pattern of names of activation modules to make binary, repeatable; all if not given.",
+        json_schema_extra=_BINARY,
+    )
+    activation_gradient: Annotated[str, OneOf(tuple(GRADIENTS))] | None = Field(
+        None, description="Gradient of binary activations; bi-real if not given.", json_schema_extra=_BINARY
     )
 
     seed: int = Field(
@@ -131,7 +150,7 @@ class RunConfig(SearchConfig):
     @property
     def law(self) -> WeightLaw:
         """The law of the weights as ``attach`` takes it."""
-        return WeightLaw(self.weights, gain=self.gain, fan=self.fan, scale_by_density=self.scale_by_density)
+        return WeightLaw(self.weights, gain=self.weight_gain, fan=self.fan, scale_by_density=self.scale_by_density)
 
 
 def load_config(config: str | None = None, flags: Mapping[str, Any] | None = None) -> RunConfig:

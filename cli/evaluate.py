@@ -44,6 +44,7 @@ def command(ticket: Path, controls: str, seeds: str, as_json: bool, **flags: Any
             found,
             parts.model,
             parts.test(),
+            build_dense=parts.dense_model,
             controls=chosen_controls,
             seeds=chosen_seeds,
             train=parts.train(),

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import rich_click as click
+import torch
 
-from strongticket import Ticket
+from strongticket import Ticket, apply
+from strongticket.errors import StrongTicketError
+from strongticket.evaluate import Layer, layers_of
+from strongticket.models import check_fits
+from strongticket.models.registry import TORCHVISION
+from strongticket.search import seeded
 from strongticket.ticket.coding import encode_mask, entropy_bits
 from strongticket.weights import digest
 
+from .assembly import network_of
 from .console import print_json, print_line, print_table
 from .run_folder import open_ticket
 
@@ -56,6 +64,8 @@ def facts_of(ticket: Ticket, *, file_bytes: int) -> dict[str, Any]:
         "weights_digest": ticket.weights_digest,
         "masks_digest": digest(ticket.masks),
         "trained": list(ticket.trained),
+        "binary": {"gain": ticket.binary.gain, "activations": dict(ticket.binary.activations)},
+        "layers": [layer.as_dict() for layer in _layers(ticket)],
         "stored": {name: list(tensor.shape) for name, tensor in ticket.stored.items()},
         "model": dict(ticket.model),
         "provenance": dict(ticket.provenance),
@@ -85,10 +95,37 @@ def _tensor_facts(name: str, ticket: Ticket) -> dict[str, Any]:
     }
 
 
+def _layers(ticket: Ticket) -> list[Layer]:
+    """Return what is binary layer by layer; what a layer reads is seen on the networks that this package builds.
+
+    A user's own factory is not called: to inspect a file is not to run what it names. Nothing is seen either where the
+    ticket is not one of the network that it names.
+    """
+    name, shape = str(ticket.model.get("name", ":")), ticket.model.get("input_shape", ())
+    if ":" not in name or name.startswith(TORCHVISION):
+        with suppress(StrongTicketError), seeded(0):  # a network that initialises itself draws from torch's generator
+            model = apply(ticket, network_of(ticket.model))
+            check_fits(model, tuple(shape), len(ticket.model["classes"]))
+            return layers_of(model, torch.randn(2, *shape))
+    binary = ticket.binary.gain is not None
+    return [
+        Layer(name, "binary" if binary and tensor.masked else "real", "not seen")
+        for name, tensor in ticket.tensors.items()
+    ]
+
+
 def _print(facts: Mapping[str, Any]) -> None:
-    rows = [_row(tensor["name"], "×".join(map(str, tensor["shape"])), tensor) for tensor in facts["tensors"]]
-    rows.append(_row("all masks", "", facts))
-    print_table(["tensor", "shape", "kept", "of", "density", "bits a weight", "entropy bound"], rows)
+    rows = [
+        [*_row(tensor["name"], "×".join(map(str, tensor["shape"])), tensor), _weights(layer), layer["inputs"]]
+        for tensor, layer in zip(facts["tensors"], facts["layers"], strict=True)
+    ]
+    rows.append([*_row("all masks", "", facts), "", ""])
+    print_table(
+        ["tensor", "shape", "kept", "of", "density", "bits a weight", "entropy bound", "weights", "inputs"], rows
+    )
+    print_line("the outputs are real")
+    if signs := facts["binary"]["activations"]:
+        print_line(f"activations of ±1, with their gradients: {_pairs(signs)}")
     print_line()
     print_line(f"file: {facts['file']}, {facts['file_bytes']:,} bytes")
     print_line(f"dense float32: {facts['dense_bytes']:,} bytes, {facts['ratio']:.1f} times the file")
@@ -111,6 +148,11 @@ def _row(name: str, shape: str, facts: Mapping[str, Any]) -> list[str]:
         f"{facts['bits_per_weight']:.4f}" if facts.get("masked", True) else "no mask",
         f"{facts['entropy_bound']:.4f}" if facts.get("masked", True) else "",
     ]
+
+
+def _weights(layer: Mapping[str, Any]) -> str:
+    """Return "real", or "±" with the gain of the layer, or with the least and the largest gain of its channels."""
+    return f"± {' to '.join(f'{gain:.4g}' for gain in layer['gain'])}" if layer["gain"] else str(layer["weights"])
 
 
 def _pairs(values: Mapping[str, Any]) -> str:

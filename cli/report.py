@@ -23,11 +23,44 @@ def print_report(report: Mapping[str, Any]) -> None:
         )
     trained = ", ".join(ticket["trained"]) or "nothing"
     print_line(f"data: {report['dataset']}, {ticket['examples']} test examples; trained besides scores: {trained}")
+    _print_prizes(report)
     print_line(f"batch norm: {report['batch_norm']}")
     print_line(
         f"weights: {ticket['weights_digest'][:16]}…, unchanged by the search; "
         f"{ticket['bits_per_weight']:.3f} bits a weight, file {ticket['file_bytes']:,} bytes"
     )
+
+
+def _print_prizes(report: Mapping[str, Any]) -> None:
+    """Print the three prizes of a ticket with something binary, and what in it is binary and what is real."""
+    prizes, layers = report["prizes"], report["layers"]
+    if not any("binary" in (layer["weights"], layer["inputs"]) for layer in layers):
+        return
+    accuracy, bits = prizes["accuracy"], prizes["bits"]
+    beside = (
+        "not measured: --controls trained"
+        if accuracy["trained"] is None
+        else f"{accuracy['trained']:.4f}, difference {accuracy['difference']:+.4f}"
+    )
+    print_table(
+        ["prize", "", ""],
+        [
+            ["accuracy", f"{accuracy['ticket']:.4f}", f"trained dense network: {beside}"],
+            ["no weight trained", "unchanged", f"SHA-256 {prizes['weights']['digest'][:16]}…"],
+            [
+                "binary",
+                f"{bits['weight']}/{bits['activation']} bits",
+                f"a weight/an activation; {bits['layers_with_binary_inputs']} of {bits['layers']} layers read ±1",
+            ],
+        ],
+    )
+    for part in ("weights", "inputs"):
+        real = [
+            f"{layer['name']} (not seen)" if layer[part] == "not seen" else layer["name"]
+            for layer in layers
+            if layer[part] != "binary"
+        ]
+        print_line(f"real {part}: {', '.join(real) or 'none'}{'; the outputs are real' if part == 'inputs' else ''}")
 
 
 def _quality(values: Mapping[str, Any]) -> list[str]:

@@ -20,6 +20,7 @@ import torch
 
 from strongticket import Ticket
 from strongticket.errors import ConfigError, TicketError
+from strongticket.evaluate import prizes
 from strongticket.files import remove_halves, write_beside
 from strongticket.search.checkpoint import has_checkpoint
 from strongticket.ticket import load, save
@@ -27,7 +28,7 @@ from strongticket.ticket import load, save
 from .config import RunConfig, format_config, load_config
 
 # What says where a run ran and lies, and not what it is: two tickets of one search differ in none of it.
-PLACE = frozenset({"device", "data_dir", "download", "out", "track"})
+PLACE = frozenset({"device", "data_dir", "download", "out", "track", "workers"})
 _MACHINE = PLACE | {"precision", "channels_last"}
 _PACKAGES = ("strongticket", "torchvision", "numpy", "safetensors")
 
@@ -156,6 +157,7 @@ class RunFolder:
         merged["seeds"] = sorted({*before.get("seeds", []), *report["seeds"]})
         if "against_trained" in before and "against_trained" not in merged:
             merged["against_trained"] = before["against_trained"]
+        merged["prizes"] = prizes(merged)
         write_beside(self.report, _as_json(merged))
         return merged
 
@@ -237,6 +239,8 @@ def config_of(ticket: Ticket, run: RunFolder | None, flags: Mapping[str, Any]) -
             "this ticket does not say, in words of this release, how it was found, so its data are not known; "
             "use strongticket.evaluate with your own network and data"
         )
+    if isinstance(options.get("gain"), float):  # tickets of format 1 call the gain of the weights' law so
+        options = {**options, "weight_gain": options["gain"], "gain": None}
     return load_config(None, {**options, **flags})
 
 

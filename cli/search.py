@@ -58,6 +58,7 @@ def command(config: str | None, flags: dict[str, Any], resume: bool, as_json: bo
             ticket,
             parts.model,
             parts.test(),
+            build_dense=parts.dense_model,
             controls=_QUICK_CONTROLS,
             train=parts.train(),
             config=options.search_config,

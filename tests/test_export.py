@@ -315,6 +315,7 @@ def test_the_report_is_made_of_json_values(ticket: Ticket, tmp_path: Path) -> No
         "max_difference": 0.0,
         "max_relative": 0.0,
         "equal_decisions": 1.0,
+        "beyond": 0,
         "tolerance": 1e-4,
     }
 

@@ -33,7 +33,7 @@ ONE, TWO = torch.zeros(1, 5), torch.zeros(2, 5)
 def test_the_figures_are_those_worked_out_by_hand() -> None:
     expected, found = [[1.0, -4.0, 0.5], [0.0, 2.0, 1.0]], [[1.0, -4.0, 1.5], [0.0, 1.75, 1.0]]
     # Differences 1 and 0.25, largest output 4; the first input's decision moves from 0 to 2.
-    assert compare(gives(expected), gives(found), [TWO]) == Comparison(2, 1.0, 0.25, 0.5)
+    assert compare(gives(expected), gives(found), [TWO]) == Comparison(2, 1.0, 0.25, 0.5, beyond=2)
 
 
 def test_the_scale_is_that_of_each_batch() -> None:
@@ -43,11 +43,31 @@ def test_the_scale_is_that_of_each_batch() -> None:
     def other(batch: Tensor) -> Sequence[Tensor]:
         return [reference(batch)[0] + 0.25]
 
-    assert compare(reference, other, [TWO, ONE]) == Comparison(3, 0.25, 0.5, 1.0)
+    assert compare(reference, other, [TWO, ONE]) == Comparison(3, 0.25, 0.5, 1.0, beyond=3)
 
 
 def test_every_output_of_a_network_counts() -> None:
-    assert compare(gives([[1.0, 2.0]], [[4.0]]), gives([[1.0, 2.0]], [[3.0]]), [ONE]) == Comparison(1, 1.0, 0.25, 1.0)
+    comparison = compare(gives([[1.0, 2.0]], [[4.0]]), gives([[1.0, 2.0]], [[3.0]]), [ONE])
+    assert comparison == Comparison(1, 1.0, 0.25, 1.0, beyond=1)
+
+
+@pytest.mark.parametrize("shape", [(8, 3), (8,), (8, 2, 2)])
+def test_an_input_is_beyond_the_tolerance_by_its_own_outputs(shape: tuple[int, ...]) -> None:
+    batch, outputs = torch.zeros(8, 1), torch.full(shape, 100.0)
+    moved = outputs.clone()
+    moved[1] += 1.0
+    moved[5] += 0.009  # below 1e-4 of 100
+    moved[6] = math.nan
+    assert compare(lambda _: [outputs], lambda _: [moved], [batch]).beyond == 2
+
+
+def test_only_binary_activations_let_a_quarter_of_the_inputs_differ() -> None:
+    quarter = Comparison(inputs=8, max_relative=0.5, beyond=2)
+    require_equal(quarter, binary_activations=True)
+    with pytest.raises(ExportError, match="does not compute what the network computes"):
+        require_equal(quarter)
+    with pytest.raises(ExportError, match="does not compute what the network computes"):
+        require_equal(Comparison(inputs=8, max_relative=0.5, beyond=3), binary_activations=True)
 
 
 def test_one_output_an_input_decides_by_its_sign() -> None:

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
 SHELL = [block.strip().splitlines() for language, block in BLOCKS if language == "sh"]
-SET_UP, MAIN_JOB, TEST_COMMAND, REAL_SEARCH = SHELL
+SET_UP, MAIN_JOB, TEST_COMMAND, REAL_SEARCH, BINARY = SHELL
 
 
 @pytest.fixture
@@ -113,6 +113,17 @@ def test_the_commands_of_a_real_search_work_on_a_small_stand_in(strongticket, tm
     assert "trained" in strongticket(evaluate)
     assert "equal decisions" in strongticket(export)
     assert (tmp_path / "conv4.onnx").stat().st_size > 0
+
+
+def test_the_binary_search_says_its_three_prizes_and_what_is_binary(strongticket):
+    search, inspect = BINARY
+    said = strongticket(f"{search} --epochs 1")
+    for prize in ("accuracy", "no weight trained", "1/1 bits"):
+        assert prize in said
+    assert "trained besides scores: norm_conv1.weight" in said
+    shown = strongticket(inspect)
+    assert re.search(r"conv1\.weight .* real", shown)
+    assert re.search(r"conv2\.weight .* binary", shown)
 
 
 def test_the_python_example_runs_and_prints_a_report(tmp_path: Path, monkeypatch, capsys):

@@ -18,7 +18,7 @@ from strongticket.errors import TicketError
 from strongticket.ticket.coding import EncodedMask
 from strongticket.ticket.description import check_format, check_name, describe, edge_count, parse, read, shown
 from strongticket.ticket.ticket import Ticket
-from strongticket.weights import DrawnTensor, WeightLaw
+from strongticket.weights import Binary, DrawnTensor, WeightLaw
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
 TICKET = Ticket(
@@ -30,6 +30,7 @@ TICKET = Ticket(
     },
     masks={"fc.weight": torch.tensor([[True, False, True], [False, False, False]])},
     weights_digest=A,
+    binary=Binary("channel", {"body.act": "bi-real", "0": "clipped-identity"}),
     search={"rule": "edge-popup", "density": {"fc*": 1 / 3}, "floor": 0.0},
     model={"name": "mlp", "width": None},
     provenance={"command": ["strongticket", "search"], "note": "µ\n\ud800"},
@@ -37,7 +38,7 @@ TICKET = Ticket(
 MASKS = {"fc.weight": EncodedMask("bits", 2, B, b"\x05")}
 SAID: dict[str, Any] = {
     "sha256": "0" * 64,
-    "format": 1,
+    "format": 2,
     "seed": 18446744073709551615,
     "law": {"kind": "signed-constant", "gain": 0.1, "fan": "in", "scale_by_density": False},
     "weights_digest": A,
@@ -54,6 +55,7 @@ SAID: dict[str, Any] = {
         "head": {"shape": [1, 2], "dtype": "bfloat16", "scale": 3.0, "mask": None},
     },
     "trained": [],
+    "binary": {"gain": "channel", "activations": {"body.act": "bi-real", "0": "clipped-identity"}},
     "search": {"rule": "edge-popup", "density": {"fc*": 1 / 3}, "floor": 0.0},
     "model": {"name": "mlp", "width": None},
     "provenance": {"command": ["strongticket", "search"], "note": "µ\n\ud800"},
@@ -69,7 +71,7 @@ def test_the_text_is_the_json_by_hand() -> None:
     assert json.loads(text) == SAID
     assert list(json.loads(text)) == list(SAID)
     assert text.isascii()
-    assert text.startswith('{"sha256":"' + "0" * 64 + '","format":1,"seed":18446744073709551615,')
+    assert text.startswith('{"sha256":"' + "0" * 64 + '","format":2,"seed":18446744073709551615,')
 
 
 def test_what_was_described_is_read() -> None:
@@ -77,6 +79,7 @@ def test_what_was_described_is_read() -> None:
     assert (found.seed, found.law, found.tensors) == (TICKET.seed, TICKET.law, TICKET.tensors)
     assert found.masks == {"fc.weight": EncodedMask("bits", 2, B, b"")}
     assert (found.weights_digest, found.stored_digest, found.trained) == (A, C, ())
+    assert (found.binary, list(found.binary.activations)) == (TICKET.binary, ["body.act", "0"])
     assert (found.search, found.model, found.provenance) == (TICKET.search, TICKET.model, TICKET.provenance)
     assert found.total == 6
 
@@ -156,13 +159,14 @@ def test_text_that_is_no_plain_json_object_is_refused(text: str, message: str) -
 @pytest.mark.parametrize(
     ("version", "message"),
     [
-        (2, r"the ticket has format version 2, this release reads version 1; update strongticket"),
-        (0, r"the ticket has format version 0, this release reads version 1$"),
-        (10**400, r"the ticket has format version an integer beyond ±2\*\*64, this release reads version 1; update"),
-        (True, r"the ticket names format version True; this release reads version 1"),
-        ("1", r"the ticket names format version '1'; this release reads version 1"),
-        (1.0, r"the ticket names format version 1\.0; this release reads version 1"),
-        (None, r"the ticket names format version None; this release reads version 1"),
+        (3, r"the ticket has format version 3, this release reads versions 1 to 2; update strongticket$"),
+        (0, r"the ticket has format version 0, this release reads versions 1 to 2$"),
+        (-1, r"the ticket has format version -1, this release reads versions 1 to 2$"),
+        (10**400, r"the ticket has format version an integer beyond ±2\*\*64, this release reads versions 1 to 2; upd"),
+        (True, r"the ticket names format version True; this release reads versions 1 to 2$"),
+        ("1", r"the ticket names format version '1'; this release reads versions 1 to 2$"),
+        (2.0, r"the ticket names format version 2\.0; this release reads versions 1 to 2$"),
+        (None, r"the ticket names format version None; this release reads versions 1 to 2$"),
     ],
 )
 def test_another_format_version_is_refused_by_its_number(version: object, message: str) -> None:
@@ -170,8 +174,12 @@ def test_another_format_version_is_refused_by_its_number(version: object, messag
         check_format({"format": version})
 
 
-def test_format_version_1_is_read() -> None:
-    check_format({"format": 1})
+@pytest.mark.parametrize("version", [1, 2])
+def test_format_versions_1_and_2_are_read(version: int) -> None:
+    check_format({"format": version})
+
+
+def test_a_description_without_format_version_is_refused() -> None:
     with pytest.raises(TicketError, match="names format version None"):
         check_format({})
 
@@ -190,9 +198,65 @@ def at(*path: str, value: Any = None, drop: bool = False) -> Callable[[dict[str,
     return change
 
 
+def of_version_1(said: dict[str, Any]) -> dict[str, Any]:
+    """Return what a file of version 1 says of the same ticket, its weights being real."""
+    return {key: value for key, value in said.items() if key != "binary"} | {"format": 1}
+
+
+def test_version_1_has_no_binary_networks_and_is_otherwise_the_same() -> None:
+    found, old = read(SAID), read(of_version_1(SAID))
+    assert old.binary == Binary(None, {})
+    assert found == replace(old, binary=TICKET.binary)
+
+
+def test_a_key_of_the_other_version_is_refused() -> None:
+    with pytest.raises(TicketError, match=r"^the ticket has an unknown key 'binary'; format version 1 has") as caught:
+        read(SAID | {"format": 1})
+    assert str(caught.value).endswith(
+        " has sha256, format, seed, law, weights_digest, stored_digest, kept, total, tensors, trained, search, model, "
+        "provenance"
+    )
+    with pytest.raises(TicketError, match=r"^the ticket has no key 'binary'; format version 2 has") as caught:
+        read(of_version_1(SAID) | {"format": 2})
+    assert str(caught.value).endswith(
+        " has sha256, format, seed, law, weights_digest, stored_digest, kept, total, tensors, trained, binary, search, "
+        "model, provenance"
+    )
+
+
+def test_whatever_is_odd_in_version_1_is_refused_as_such() -> None:
+    for change, place, keys in (
+        (at("extra"), "the ticket has an unknown key 'extra'", "sha256"),
+        (at("law", "df"), "law has an unknown key 'df'", "kind"),
+        (at("tensors", "head", "x"), "tensors.head has an unknown key 'x'", "shape"),
+        (at("tensors", "fc.weight", "mask", "x"), "tensors.fc.weight.mask has an unknown key 'x'", "codec"),
+        (at("tensors", "head", "mask", drop=True), "tensors.head has no key 'mask'", "shape"),
+    ):
+        said = copy.deepcopy(of_version_1(SAID))
+        change(said)
+        with pytest.raises(TicketError) as caught:
+            read(said)
+        assert str(caught.value).startswith(f"{place}; format version 1 has {keys}, ")
+
+
+@given(
+    gain=st.sampled_from([None, "layer", "channel"]),
+    activations=st.dictionaries(
+        st.text("abc.µ 09", min_size=1, max_size=9).filter(lambda name: all(name.split("."))),
+        st.sampled_from(["bi-real", "clipped-identity"]),
+        max_size=4,
+    ),
+)
+def test_what_is_binary_comes_back(gain: Any, activations: dict[str, str]) -> None:
+    binary = Binary(gain, activations)
+    text = described(binary=binary)
+    assert json.loads(text)["binary"] == {"gain": gain, "activations": activations}
+    assert read(parse(text, "the text")).binary == binary
+
+
 FC = ("tensors", "fc.weight")
 ODD: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
-    "unknown key": (at("extra"), r"the ticket has an unknown key 'extra'; format version 1 has sha256, format, seed"),
+    "unknown key": (at("extra"), r"the ticket has an unknown key 'extra'; format version 2 has sha256, format, seed"),
     "unknown key with a line break": (at("a\nb"), r"the ticket has an unknown key 'a\\nb'"),
     "missing seed": (at("seed", drop=True), r"the ticket has no key 'seed'"),
     "missing provenance": (at("provenance", drop=True), r"the ticket has no key 'provenance'"),
@@ -203,7 +267,7 @@ ODD: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "no law": (at("law", value=None), r"law is None; expected a JSON object"),
     "unknown law": (at("law", "kind", value="cauchy"), r"law: weight law 'cauchy' is not known"),
     "law of a list": (at("law", "kind", value=["cauchy"]), r"law: weight law \['cauchy'\] is not known"),
-    "unknown law key": (at("law", "df", value=2), r"law has an unknown key 'df'; format version 1 has kind, gain"),
+    "unknown law key": (at("law", "df", value=2), r"law has an unknown key 'df'; format version 2 has kind, gain"),
     "missing law key": (at("law", "gain", drop=True), r"law has no key 'gain'"),
     "negative gain": (at("law", "gain", value=-1.0), r"law: gain -1\.0 cannot be used"),
     "infinite gain": (at("law", "gain", value=1e999), r"law: gain inf cannot be used"),
@@ -283,6 +347,60 @@ ODD: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "trained of a string": (at("trained", value="bn"), r"trained is 'bn'; expected a list of different names"),
     "trained of numbers": (at("trained", value=[1]), r"trained is \[1\]; expected a list of different names"),
     "trained twice": (at("trained", value=["a", "a"]), r"trained is \['a', 'a'\]; expected a list of different names"),
+    "binary of null": (at("binary"), r"binary is None; expected a JSON object"),
+    "binary of a string": (at("binary", value="layer"), r"binary is 'layer'; expected a JSON object"),
+    "empty binary": (at("binary", value={}), r"binary has no key 'gain'; format version 2 has gain, activations$"),
+    "no gain": (at("binary", "gain", drop=True), r"binary has no key 'gain'; format version 2 has gain, activations$"),
+    "no activations": (
+        at("binary", "activations", drop=True),
+        r"binary has no key 'activations'; format version 2 has",
+    ),
+    "unknown binary key": (
+        at("binary", "alpha", value=1.0),
+        r"binary has an unknown key 'alpha'; format version 2 has gain, activations$",
+    ),
+    "gain of a number": (at("binary", "gain", value=3), r"binary\.gain is 3; expected null, layer or channel$"),
+    "gain of a boolean": (
+        at("binary", "gain", value=False),
+        r"binary\.gain is False; expected null, layer or channel$",
+    ),
+    "gain a tensor": (at("binary", "gain", value="tensor"), r"binary\.gain is 'tensor'; expected null, layer or"),
+    "gain of nothing": (at("binary", "gain", value=""), r"binary\.gain is ''; expected null, layer or channel$"),
+    "gain of a list": (at("binary", "gain", value=["layer"]), r"binary\.gain is \['layer'\]; expected null, layer or"),
+    "gain without end": (at("binary", "gain", value="\n" * 9999), r"binary\.gain is '(\\n)+.*'; expected null, layer"),
+    "list of activations": (
+        at("binary", "activations", value=["act"]),
+        r"binary\.activations is \['act'\]; expected a JSON object$",
+    ),
+    "activations of null": (at("binary", "activations"), r"binary\.activations is None; expected a JSON object$"),
+    "unknown gradient": (
+        at("binary", "activations", "body.act", value="tanh"),
+        r"binary\.activations\.body\.act is 'tanh'; this release reads bi-real, clipped-identity$",
+    ),
+    "gradient of null": (
+        at("binary", "activations", "0"),
+        r"binary\.activations\.0 is None; this release reads bi-real",
+    ),
+    "gradient of a list": (
+        at("binary", "activations", "0", value=["bi-real"]),
+        r"binary\.activations\.0 is \['bi-real'\]; this release reads bi-real",
+    ),
+    "activation with a slash": (
+        at("binary", "activations", "/act", value="bi-real"),
+        r"'/act' cannot be the name of a module; expected one such as layer1\.relu$",
+    ),
+    "activation of the whole network": (
+        at("binary", "activations", "", value="bi-real"),
+        r"'' cannot be the name of a module; expected one such as layer1\.relu$",
+    ),
+    "activation of an empty part": (
+        at("binary", "activations", "a..b", value="bi-real"),
+        r"'a\.\.b' cannot be the name of a module; expected",
+    ),
+    "activation with a line break": (
+        at("binary", "activations", "a\nb", value="bi-real"),
+        r"'a\\nb' cannot be the name of a module; expected",
+    ),
     "search of a list": (at("search", value=[]), r"search is \[\]; expected a JSON object"),
     "model of null": (at("model"), r"model is None; expected a JSON object"),
     "provenance of a number": (at("provenance", value=1), r"provenance is 1; expected a JSON object"),

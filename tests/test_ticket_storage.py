@@ -1,8 +1,8 @@
 """The ticket file: its bytes by hand, every bit of it guarded, every way it can be wrong refused in one line.
 
 The files here are read and forged by a few lines of ``struct``, ``json`` and ``hashlib`` that follow
-docs/format.md, never by the code under test. The golden file is made anew, should a format version 2 come, by
-``PYTHONPATH=. python tests/test_ticket_storage.py``; that of version 1 never changes again.
+docs/format.md, never by the code under test. The golden file of the latest format version is made by
+``PYTHONPATH=. python tests/test_ticket_storage.py``; those of released versions never change again.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import os
 import re
 import stat
+import struct
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -29,15 +31,20 @@ from torch import Tensor
 
 from strongticket.errors import TicketError
 from strongticket.ticket import Ticket, encoded_masks, from_bytes, load, mask_bits, save, storage, to_bytes
-from strongticket.weights import DrawnTensor, WeightLaw, digest, draw
+from strongticket.weights import Binary, DrawnTensor, WeightLaw, digest, draw, source
 
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd
 
-GOLDEN = Path(__file__).parent / "golden" / "ticket-v1.safetensors"
-GOLDEN_SHA256 = "3e387ef949c24d75de07128cba389bc2fb7702df1f387a629b3379e98350290e"
+GOLDEN_1 = Path(__file__).parent / "golden" / "ticket-v1.safetensors"
+GOLDEN_2 = Path(__file__).parent / "golden" / "ticket-v2.safetensors"
+GOLDEN_SHA256 = {
+    GOLDEN_1: "3e387ef949c24d75de07128cba389bc2fb7702df1f387a629b3379e98350290e",
+    GOLDEN_2: "f9e84894e3f9cd62c01bdc5bbb4ef06080924e93de3fde12d4abe19c64aec4e3",
+}
+FORMAT_PAGE = Path(__file__).parents[1] / "docs" / "format.md"
 DIGEST_AT = 55
 
 
@@ -75,6 +82,47 @@ def golden_ticket() -> Ticket:
     )
 
 
+def golden_binary_ticket() -> Ticket:
+    """The ticket of a binary network: an embedding with padding row 3, a convolution, a transposed one in two groups.
+
+    Row 3 has edges that are kept, one channel of each convolution has none, and the last layer has no mask.
+    """
+    law, seed = WeightLaw("kaiming-normal"), 2**64 - 2
+    tensors = {
+        "embed.weight": DrawnTensor((9, 6), "float16", 0.75),
+        "body.conv.weight": DrawnTensor((6, 4, 2, 2), "float32", 0.3535533905932738),
+        "up.weight": DrawnTensor((6, 2, 2, 2), "float32", 0.25),
+        "head.weight": DrawnTensor((3, 80), "float32", 0.15811388300841897, masked=False),
+    }
+    drawn = {name: draw_all(law, seed, name, tensors[name]) for name in tensors}
+    drawn["embed.weight"][3] = 0
+    conv = (torch.arange(96) % 7 < 3).reshape(6, 4, 2, 2)
+    conv[5] = False
+    up = (torch.arange(48) % 5 < 2).reshape(6, 2, 2, 2)
+    up[3:, 0] = False
+    return Ticket(
+        seed=seed,
+        law=law,
+        tensors=tensors,
+        masks={
+            "embed.weight": (torch.arange(54) % 3 > 0).reshape(9, 6),
+            "body.conv.weight": conv,
+            "up.weight": up,
+        },
+        weights_digest=digest(drawn),
+        stored={
+            "body.norm.weight": torch.tensor([1.0, -1.0, 0.5, 2.0, 0.25, 1.0]),
+            "body.norm.bias": torch.tensor([0.5, 0.0, -0.5, 0.25, 0.0, -0.25]),
+            "body.norm.running_mean": torch.tensor([0.0, 0.5, -0.5, 0.25, 0.125, 0.0]),
+            "body.norm.running_var": torch.tensor([1.0, 0.5, 2.0, 0.25, 1.0, 4.0]),
+        },
+        trained=("body.norm.weight", "body.norm.bias"),
+        binary=Binary("channel", {"body.act": "bi-real", "act": "clipped-identity"}),
+        search={"rule": "edge-popup", "scope": "global", "density": 0.5, "floor": 0.0, "bn": "learned"},
+        model={"name": "example", "width": 1.0},
+    )
+
+
 def draw_all(law: WeightLaw, seed: int, name: str, tensor: DrawnTensor) -> Tensor:
     return draw(law, seed, name, tensor.shape, scale=tensor.scale).to(getattr(torch, tensor.dtype))
 
@@ -96,7 +144,8 @@ def equal(one: Ticket, other: Ticket) -> bool:
     return (
         (one.seed, one.law, dict(one.tensors), list(one.tensors), one.weights_digest, one.trained)
         == (other.seed, other.law, dict(other.tensors), list(other.tensors), other.weights_digest, other.trained)
-        and (one.search, one.model, one.provenance) == (other.search, other.model, other.provenance)
+        and (one.binary, one.search, one.model, one.provenance)
+        == (other.binary, other.search, other.model, other.provenance)
         and digest(one.masks) == digest(other.masks)
         and digest(one.stored) == digest(other.stored)
     )
@@ -181,11 +230,18 @@ def test_a_ticket_comes_back_as_it_was(
     assert (again.kept, again.total) == (ticket.kept, ticket.total)
 
 
-def test_a_ticket_comes_back_from_a_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ticket", [golden_ticket(), golden_binary_ticket()], ids=["real", "binary"])
+def test_a_ticket_comes_back_from_a_file(tmp_path: Path, ticket: Ticket) -> None:
     for path in (tmp_path / "ticket.safetensors", tmp_path / "näme with spaces"):
-        save(golden_ticket(), path)
-        assert equal(load(path), golden_ticket())
-        assert equal(load(str(path)), golden_ticket())
+        save(ticket, path)
+        assert equal(load(path), ticket)
+        assert equal(load(str(path)), ticket)
+
+
+def test_what_is_binary_is_part_of_a_ticket() -> None:
+    one = golden_binary_ticket()
+    for binary in (Binary(), Binary("layer", one.binary.activations), Binary("channel", {"act": "bi-real"})):
+        assert not equal(from_bytes(to_bytes(replace(one, binary=binary))), one)
 
 
 def test_memory_format_and_sharing_leave_no_trace() -> None:
@@ -239,12 +295,13 @@ def test_mask_bits_are_those_of_the_coded_masks() -> None:
 # The format by hand
 
 
-def test_the_golden_file_is_as_it_was_released() -> None:
-    assert hashlib.sha256(GOLDEN.read_bytes()).hexdigest() == GOLDEN_SHA256
+@pytest.mark.parametrize("path", [GOLDEN_1, GOLDEN_2], ids=lambda path: path.stem)
+def test_a_golden_file_is_as_it_was_released(path: Path) -> None:
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == GOLDEN_SHA256[path]
 
 
-def test_the_golden_file_reads_by_hand() -> None:
-    said, tensors = taken_apart(GOLDEN.read_bytes())
+def test_the_golden_file_of_version_1_reads_by_hand() -> None:
+    said, tensors = taken_apart(GOLDEN_1.read_bytes())
     few = ["0"] * 1000
     for position in (0, 255, 256, 999):
         few[position] = "1"
@@ -304,36 +361,119 @@ def test_the_golden_file_reads_by_hand() -> None:
     assert zstd.decompress(coded["mask:tail.weight"]) == bytes([0, 254, 0, 255, 255, 232])
 
 
-def test_the_golden_file_loads() -> None:
-    assert equal(load(GOLDEN), golden_ticket())
+def packed(count: int, kept: Callable[[int], bool]) -> bytes:
+    return sum(1 << edge for edge in range(count) if kept(edge)).to_bytes(-(-count // 8), "little")
 
 
-def test_the_golden_file_is_written_byte_for_byte() -> None:
-    assert to_bytes(load(GOLDEN)) == to_bytes(golden_ticket()) == GOLDEN.read_bytes()
+def test_the_golden_file_of_version_2_reads_by_hand() -> None:
+    said, tensors = taken_apart(GOLDEN_2.read_bytes())
+    masks = {
+        "embed.weight": packed(54, lambda edge: edge % 3 > 0),
+        "body.conv.weight": packed(96, lambda edge: edge % 7 < 3 and edge < 80),
+        "up.weight": packed(48, lambda edge: edge % 5 < 2 and not (edge >= 24 and edge % 8 < 4)),
+    }
+    sha = {name: hashlib.sha256(data).hexdigest() for name, data in masks.items()}
+    assert list(said)[:2] == ["sha256", "format"]
+    assert list(said)[9:11] == ["trained", "binary"]
+    del said["sha256"]
+    assert said == {
+        "format": 2,
+        "seed": 18446744073709551614,
+        "law": {"kind": "kaiming-normal", "gain": None, "fan": "in", "scale_by_density": False},
+        "weights_digest": "a0e3bee2cbc9d2b6ab3391952cb2313f83d182ca5b8e42bc385aae67251304f9",
+        "stored_digest": "201563cee353e0aefec58dabb44fe2725518e4458a9e66dd6947093523d3fa4f",
+        "kept": 36 + 36 + 15,
+        "total": 54 + 96 + 48,
+        "tensors": {
+            "embed.weight": {
+                "shape": [9, 6],
+                "dtype": "float16",
+                "scale": 0.75,
+                "mask": {"codec": "bits", "count": 36, "sha256": sha["embed.weight"]},
+            },
+            "body.conv.weight": {
+                "shape": [6, 4, 2, 2],
+                "dtype": "float32",
+                "scale": 0.3535533905932738,
+                "mask": {"codec": "bits", "count": 36, "sha256": sha["body.conv.weight"]},
+            },
+            "up.weight": {
+                "shape": [6, 2, 2, 2],
+                "dtype": "float32",
+                "scale": 0.25,
+                "mask": {"codec": "bits", "count": 15, "sha256": sha["up.weight"]},
+            },
+            "head.weight": {"shape": [3, 80], "dtype": "float32", "scale": 0.15811388300841897, "mask": None},
+        },
+        "trained": ["body.norm.weight", "body.norm.bias"],
+        "binary": {"gain": "channel", "activations": {"body.act": "bi-real", "act": "clipped-identity"}},
+        "search": {"rule": "edge-popup", "scope": "global", "density": 0.5, "floor": 0.0, "bn": "learned"},
+        "model": {"name": "example", "width": 1.0},
+        "provenance": {},
+    }
+    stored = {
+        "body.norm.weight": (1.0, -1.0, 0.5, 2.0, 0.25, 1.0),
+        "body.norm.bias": (0.5, 0.0, -0.5, 0.25, 0.0, -0.25),
+        "body.norm.running_mean": (0.0, 0.5, -0.5, 0.25, 0.125, 0.0),
+        "body.norm.running_var": (1.0, 0.5, 2.0, 0.25, 1.0, 4.0),
+    }
+    assert tensors == {
+        **{f"mask:{name}": ("U8", [len(data)], data) for name, data in masks.items()},
+        **{f"stored:{name}": ("F32", [6], struct.pack("<6f", *values)) for name, values in stored.items()},
+    }
+
+
+def test_the_golden_files_load() -> None:
+    assert equal(load(GOLDEN_1), golden_ticket())
+    assert equal(load(GOLDEN_2), golden_binary_ticket())
+
+
+def test_the_latest_golden_file_is_written_byte_for_byte() -> None:
+    assert to_bytes(load(GOLDEN_2)) == to_bytes(golden_binary_ticket()) == GOLDEN_2.read_bytes()
+
+
+def test_a_ticket_of_version_1_is_written_as_one_of_version_2() -> None:
+    said, tensors = taken_apart(GOLDEN_1.read_bytes())
+    again, same = taken_apart(to_bytes(load(GOLDEN_1)))
+    assert same == tensors
+    assert {**again, "sha256": ""} == {
+        **said,
+        "sha256": "",
+        "format": 2,
+        "binary": {"gain": None, "activations": {}},
+    }
 
 
 def test_a_file_made_by_hand_loads() -> None:
-    said, tensors = taken_apart(GOLDEN.read_bytes())
+    said, tensors = taken_apart(GOLDEN_1.read_bytes())
     assert equal(from_bytes(forged(said, tensors)), golden_ticket())
+    said, tensors = taken_apart(GOLDEN_2.read_bytes())
+    assert equal(from_bytes(forged(said, tensors)), golden_binary_ticket())
 
 
-def test_the_reader_in_the_documentation_reads_the_golden_file() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "format.md").read_text("utf-8")
-    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+@pytest.mark.parametrize(
+    ("path", "expected"), [(GOLDEN_1, golden_ticket()), (GOLDEN_2, golden_binary_ticket())], ids=["v1", "v2"]
+)
+def test_the_reader_in_the_documentation_reads_the_golden_files(path: Path, expected: Ticket) -> None:
+    (code,) = re.findall(r"^```python\n(.*?)^```$", FORMAT_PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
     reader: dict[str, Any] = {}
     exec(compile(code, "format.md", "exec"), reader)
-    description, masks = reader["read_ticket"](GOLDEN)
-    expected = golden_ticket()
+    description, masks = reader["read_ticket"](path)
+    assert description["binary"] == {"gain": expected.binary.gain, "activations": expected.binary.activations}
     assert digest({name: torch.from_numpy(mask) for name, mask in masks.items()}) == digest(expected.masks)
-    weights = {name: torch.from_numpy(reader["signed_constant"](description, name)) for name in expected.tensors}
-    assert digest(weights) == description["weights_digest"]
+    table = np.load(Path(source.__file__).parent / "normal_quantiles.npy")
+    weights = {
+        name: reader["frozen_weights"](description, name, table, padding=3 if name == "embed.weight" else None)
+        for name in expected.tensors
+    }
+    assert digest({name: torch.from_numpy(weight) for name, weight in weights.items()}) == description["weights_digest"]
 
 
 def test_the_documentation_gives_the_first_bytes_of_every_file() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "format.md").read_text("utf-8")
-    (start,) = re.findall(r"^```text\n(.*?)\n```$", page, re.MULTILINE | re.DOTALL)
+    (start,) = re.findall(r"^```text\n(.*?)\n```$", FORMAT_PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
     assert len(start) == DIGEST_AT - 8
-    assert GOLDEN.read_bytes().startswith(start.encode(), 8)
+    for path in (GOLDEN_1, GOLDEN_2):
+        assert path.read_bytes().startswith(start.encode(), 8)
 
 
 # Damage
@@ -355,8 +495,9 @@ def test_no_bit_of_a_file_can_flip() -> None:
             from_bytes(damaged)
 
 
-def test_no_byte_of_the_golden_file_can_change() -> None:
-    data = GOLDEN.read_bytes()
+@pytest.mark.parametrize("path", [GOLDEN_1, GOLDEN_2], ids=lambda path: path.stem)
+def test_no_byte_of_a_golden_file_can_change(path: Path) -> None:
+    data = path.read_bytes()
     for index in range(len(data)):
         with pytest.raises(TicketError):
             from_bytes(data[:index] + bytes([data[index] ^ 0x55]) + data[index + 1 :])
@@ -451,9 +592,9 @@ def test_what_is_no_ticket_is_refused(data: bytes, message: str) -> None:
 
 
 def test_another_format_version_is_refused_before_anything_else() -> None:
-    header = '{"__metadata__":{"strongticket":"{\\"format\\":2,\\"new\\":[]}"},"other":{}}'
+    header = '{"__metadata__":{"strongticket":"{\\"format\\":3,\\"new\\":[]}"},"other":{}}'
     assert_refused(
-        framed(header), r"the ticket has format version 2, this release reads version 1; update strongticket"
+        framed(header), r"the ticket has format version 3, this release reads versions 1 to 2; update strongticket$"
     )
 
 
@@ -542,8 +683,11 @@ def test_odd_entries_of_the_header_are_refused() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 2}, r"the ticket has format version 2, this release reads version 1; update strongticket"),
-        ({"extra": 1}, r"the ticket has an unknown key 'extra'; format version 1 has sha256"),
+        ({"format": 3}, r"the ticket has format version 3, this release reads versions 1 to 2; update strongticket$"),
+        ({"format": 1}, r"the ticket has an unknown key 'binary'; format version 1 has sha256"),
+        ({"extra": 1}, r"the ticket has an unknown key 'extra'; format version 2 has sha256"),
+        ({"binary": {"gain": None}}, r"binary has no key 'activations'; format version 2 has gain, activations$"),
+        ({"binary": {"gain": 3, "activations": {}}}, r"binary\.gain is 3; expected null, layer or channel$"),
         ({"stored_digest": "0" * 64}, r"the stored tensors have another digest than stored_digest says"),
         ({"trained": ["w"]}, r"'w' is named as trained but is not stored"),
         ({"kept": 3}, r"kept is 3, the tensors' own numbers add up to 2"),
@@ -553,16 +697,24 @@ def test_an_odd_description_is_refused(changes: dict[str, Any], message: str) ->
     assert_refused(forged({**SAID, **changes}, TENSORS), message)
 
 
-def test_unknown_metadata_are_refused() -> None:
+def test_a_file_of_version_2_says_what_is_binary() -> None:
+    without = {key: value for key, value in SAID.items() if key != "binary"}
+    assert_refused(forged(without, TENSORS), r"the ticket has no key 'binary'; format version 2 has sha256")
+    assert from_bytes(forged({**without, "format": 1}, TENSORS)).binary == Binary()
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_unknown_metadata_are_refused(version: int) -> None:
     assert_refused(
-        forged(SAID, TENSORS, extra="x"), r"the metadata have unknown keys; format version 1 has 'strongticket' only"
+        forged({**SAID, "format": version}, TENSORS, extra="x"),
+        rf"the metadata have unknown keys; format version {version} has 'strongticket' only",
     )
 
 
 def test_the_digest_stands_in_one_place_only() -> None:
     text = json.dumps(SAID, separators=(",", ":"))
-    later = json.dumps({"format": 1, **SAID}, separators=(",", ":"))
-    assert later.startswith('{"format":1,"sha256":')
+    later = json.dumps({"format": 2, **SAID}, separators=(",", ":"))
+    assert later.startswith('{"format":2,"sha256":')
     longer = text.replace(SAID["sha256"], "0" * 65)
     for odd in (later, longer, text.replace('{"sha256"', '{ "sha256"')):
         assert_refused(
@@ -697,6 +849,15 @@ def test_arbitrary_bytes_end_in_a_ticket_error(data: bytes) -> None:
             {"tensors": {"w": DrawnTensor((2, 3), "int8", 1.0)}},
             r"this ticket cannot be saved: tensors\.w\.dtype is 'int8'; expected a floating type",
         ),
+        ({"binary": Binary("tensor")}, r"this ticket cannot be saved: binary\.gain is 'tensor'; expected null, layer"),  # type: ignore[arg-type]
+        (
+            {"binary": Binary("layer", {"act": "step"})},
+            r"this ticket cannot be saved: binary\.activations\.act is 'step'; this release reads bi-real",
+        ),
+        (
+            {"binary": Binary(None, {"": "bi-real"})},
+            r"this ticket cannot be saved: '' cannot be the name of a module; expected one such as layer1\.relu$",
+        ),
         ({"trained": ("mean", "bn")}, r"this ticket cannot be saved: 'bn' is named as trained but is not stored"),
         ({"stored": {"w": torch.ones(1)}}, r"this ticket cannot be saved: w is both stored and drawn from the seed"),
         ({"stored": {"/w": torch.ones(1)}}, r"this ticket cannot be saved: '/w' cannot be the name of a tensor"),
@@ -800,5 +961,5 @@ def test_a_folder_without_permission_is_named(tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":
-    GOLDEN.parent.mkdir(exist_ok=True)
-    save(golden_ticket(), GOLDEN)
+    GOLDEN_2.parent.mkdir(exist_ok=True)
+    save(golden_binary_ticket(), GOLDEN_2)

@@ -131,8 +131,12 @@ def make_loader(
     device: str | torch.device = "cpu",
     channels_last: bool = False,
     drop_last: bool = False,
+    workers: int | None = None,
 ) -> BatchLoader | StreamLoader:
-    """Return the loader for a split, wherever its images lie; the options are those of `BatchLoader`."""
+    """Return the loader for a split, wherever its images lie; the options are those of `BatchLoader`.
+
+    ``workers`` processes read images that do not lie in memory; None is one for each processor, up to a limit.
+    """
     options: dict[str, Any] = {
         "batch_size": batch_size,
         "mean": mean,
@@ -144,7 +148,9 @@ def make_loader(
         "channels_last": channels_last,
         "drop_last": drop_last,
     }
-    return BatchLoader(split, **options) if isinstance(split, Split) else StreamLoader(split, **options)
+    if isinstance(split, Split):
+        return BatchLoader(split, **options)
+    return StreamLoader(split, workers=workers, **options)
 
 
 class _Reader(Dataset[Any]):

@@ -3,16 +3,20 @@
 from .accuracy import Interval, Measurement, calibration_error, measure, paired_bootstrap
 from .controls import CONTROLS
 from .evaluate import evaluate
-from .report import ControlResult, Report
+from .layers import Layer, layers_of
+from .report import ControlResult, Report, prizes
 
 __all__ = [
     "CONTROLS",
     "ControlResult",
     "Interval",
+    "Layer",
     "Measurement",
     "Report",
     "calibration_error",
     "evaluate",
+    "layers_of",
     "measure",
     "paired_bootstrap",
+    "prizes",
 ]

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..search import SearchConfig, place, seeded, train_dense
+from ..search import Placement, SearchConfig, place, seeded, train_dense
 from ..search.loop import Batches
 from ..ticket import Ticket, apply, mask_bits, to_bytes
 from .accuracy import Measurement, measure, paired_bootstrap
 from .controls import DETERMINISTIC, check_controls, control_ticket
+from .layers import layers_of
 from .report import ControlResult, Report
 from .statistics import has_running_statistics, reestimate
 
@@ -26,6 +27,7 @@ def evaluate(
     seeds: Sequence[int] = (0, 1, 2),
     train: Batches | None = None,
     config: SearchConfig | None = None,
+    build_dense: Callable[[], nn.Module] | None = None,
     dataset: str | None = None,
     on_control: Callable[[str, int], None] | None = None,
 ) -> Report:
@@ -36,7 +38,8 @@ def evaluate(
     where nothing is random). The ticket keeps the batch-norm statistics it was found with; those of a
     control are estimated anew, on ``train`` or, without it, on the inputs of ``batches`` (no labels are
     read), and the report says which. "trained" trains the dense network on ``train`` with the budget of
-    ``config``. ``on_control`` hears (control, seed) before each run. Arithmetic is fp32.
+    ``config``; ``build_dense`` returns it fresh where it is not the plain network itself, as for a network
+    built with binary activations. ``on_control`` hears (control, seed) before each run. Arithmetic is fp32.
 
     Raises ConfigError for an unknown control, no seeds, or "trained" without ``train`` and ``config``.
     """
@@ -52,7 +55,7 @@ def evaluate(
             on_control(control, seed)
         if control == "trained" and train is not None and config is not None:
             with seeded(seed):
-                model = train_dense(build_model(), train, config)
+                model = train_dense((build_dense or build_model)(), train, config)
             return measure(model, batches, placement=place(model, exact)), 1.0
         model = build_model()
         variant = control_ticket(control, ticket, model, seed)
@@ -62,7 +65,8 @@ def evaluate(
         return measure(model, batches, placement=placement), variant.density
 
     model = apply(ticket, build_model())
-    measurement = measure(model, batches, placement=place(model, exact))
+    placement = place(model, exact)
+    measurement = measure(model, batches, placement=placement)
     results: dict[str, ControlResult] = {}
     for control in controls:
         runs = [run(control, seed) for seed in (seeds[:1] if control in DETERMINISTIC else seeds)]
@@ -81,9 +85,15 @@ def evaluate(
         controls=results,
         seeds=tuple(seeds),
         batch_norm=_batch_norm_note(model, train is not None),
+        layers=tuple(layers_of(model, _first_inputs(batches, placement))),
         dataset=dataset,
         against_trained=against,
     )
+
+
+def _first_inputs(batches: Batches, placement: Placement) -> Tensor:
+    inputs, _ = next(iter(batches))
+    return placement.inputs(inputs[:2])
 
 
 def _batch_norm_note(model: nn.Module, on_training_data: bool) -> str:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
 from .accuracy import Interval, Measurement
+from .layers import Layer
+
+_REAL_BITS = 32
 
 
 @dataclass(frozen=True)
@@ -41,9 +45,9 @@ class Report:
     """A ticket beside its controls.
 
     ``bits_per_weight`` is the size of the coded masks over the number of masked weights; ``file_bytes``
-    the size of the whole ticket file. ``against_trained`` is the paired difference of the ticket and the
-    trained dense networks. ``batch_norm`` says where statistics came from; ``trained`` names what learned
-    besides scores.
+    the size of the whole ticket file. ``layers`` says of each weight what is binary. ``against_trained``
+    is the paired difference of the ticket and the trained dense networks. ``batch_norm`` says where
+    statistics came from; ``trained`` names what learned besides scores.
     """
 
     measurement: Measurement
@@ -55,6 +59,7 @@ class Report:
     controls: dict[str, ControlResult]
     seeds: tuple[int, ...]
     batch_norm: str
+    layers: tuple[Layer, ...] = ()
     dataset: str | None = None
     against_trained: Interval | None = None
 
@@ -80,6 +85,7 @@ class Report:
             "dataset": self.dataset,
             "seeds": list(self.seeds),
             "batch_norm": self.batch_norm,
+            "layers": [layer.as_dict() for layer in self.layers],
         }
         if self.against_trained is not None:
             interval = self.against_trained
@@ -90,7 +96,34 @@ class Report:
                 "confidence": interval.confidence,
                 "method": "paired percentile bootstrap over test examples",
             }
+        report["prizes"] = prizes(report)
         return report
+
+
+def prizes(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the three prizes of a ticket, out of the other parts of its report, as JSON values.
+
+    Diffenderfer & Kailkhura 2021 (arXiv 2103.09377), section 1: accuracy beside the dense network with
+    trained weights (None where that was not measured); no weight trained; bits a weight and an activation.
+    """
+    trained = report["controls"].get("trained", {}).get("mean")
+    accuracy = report["ticket"]["test_accuracy"]
+    layers = report["layers"]
+    binary = [layer for layer in layers if layer["inputs"] == "binary"]
+    return {
+        "accuracy": {
+            "ticket": accuracy,
+            "trained": trained,
+            "difference": None if trained is None else accuracy - trained,
+        },
+        "weights": {"digest": report["ticket"]["weights_digest"], "unchanged": True},
+        "bits": {
+            "weight": _REAL_BITS if any(layer["weights"] == "real" for layer in layers) or not layers else 1,
+            "activation": 1 if binary else _REAL_BITS,
+            "layers": len(layers),
+            "layers_with_binary_inputs": len(binary),
+        },
+    }
 
 
 def _finite(value: float) -> float | None:

@@ -57,7 +57,8 @@ class ExportReport:
     ``bytes`` counts all files of the export. ``inputs`` single inputs were sent through the network in
     torch and through the exported one: ``max_difference`` is the largest absolute difference of their
     outputs, ``max_relative`` the largest over the largest output of its batch (at most ``tolerance``),
-    ``equal_decisions`` in [0, 1] the share of equal decisions.
+    ``equal_decisions`` in [0, 1] the share of equal decisions. ``beyond`` counts the inputs whose outputs
+    differ by more than ``tolerance``, as some may in a network with binary activations.
     """
 
     target: str
@@ -67,6 +68,7 @@ class ExportReport:
     max_difference: float
     max_relative: float
     equal_decisions: float
+    beyond: int = 0
     tolerance: float = RELATIVE_TOLERANCE
 
     def as_dict(self) -> dict[str, Any]:

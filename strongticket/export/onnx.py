@@ -59,7 +59,7 @@ def write(plain: nn.Module, path: Path, *, ticket: Ticket, example: Tensor | Non
     with quiet():
         program.save(path)
     comparison = compare(partial(run_torch, plain), _onnxruntime(path), check_batches(example))
-    require_equal(comparison)
+    require_equal(comparison, binary_activations=bool(ticket.binary.activations))
     return comparison
 
 

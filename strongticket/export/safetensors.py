@@ -1,6 +1,7 @@
 """The target ``safetensors``: the network's weights under their ordinary names, dropped edges at +0.
 
-The file loads into the plain network with ``load_state_dict``, without this library.
+The file loads into the plain network with ``load_state_dict``, without this library. Binary activations are no
+tensors: the metadata name the modules that must give ±1.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from .verify import Comparison, check_batches, compare, require_equal, run_torch
 def write(plain: nn.Module, path: Path, *, ticket: Ticket, example: Tensor | None) -> Comparison:
     """Write the state_dict of a baked network to ``path`` and check it bit for bit by reading it back.
 
-    Tensors that share memory are written once for each name. The metadata carry ``format`` and the
-    ticket's ``weights_digest``; equal tickets give equal bytes. With an ``example``, a network loaded from
+    Tensors that share memory are written once for each name. The metadata carry ``format``, the
+    ticket's ``weights_digest`` and, if there are any, ``binary_activations`` (a JSON list of module names, each
+    sign(x) with sign(0) = +1); equal tickets give equal bytes. With an ``example``, a network loaded from
     the file is run beside ``plain`` too. Raises ExportError if an entry is no tensor or the check fails.
     """
     tensors = {}
@@ -34,6 +36,8 @@ def write(plain: nn.Module, path: Path, *, ticket: Ticket, example: Tensor | Non
             )
         tensors[name] = value.detach().cpu().contiguous().clone()
     metadata = {"format": "pt", "weights_digest": ticket.weights_digest}
+    if ticket.binary.activations:
+        metadata["binary_activations"] = json.dumps(list(ticket.binary.activations))
     path.write_bytes(_ordered(safetensors.torch.save(tensors, metadata)))
 
     read = safetensors.torch.load(path.read_bytes())

@@ -1,7 +1,9 @@
 """Which edges live: scores become masks, and masks become part of a network."""
 
+from .activations import binary_activations, choose_activations
 from .attachment import (
     Attachment,
+    BinaryParts,
     NormPolicy,
     attach,
     attachment_of,
@@ -29,6 +31,7 @@ from .supermask import FixedMask, Supermask
 __all__ = [
     "RULES",
     "Attachment",
+    "BinaryParts",
     "Density",
     "DensitySchedule",
     "Edges",
@@ -47,6 +50,8 @@ __all__ = [
     "attach",
     "attachment_of",
     "bake",
+    "binary_activations",
+    "choose_activations",
     "concluded",
     "concluded_masks",
     "edge_count",

@@ -7,9 +7,9 @@ asked for that by name.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -18,7 +18,21 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import parametrize
 
 from ..errors import ConfigError, ModelError
-from ..weights import DrawnTensor, WeightLaw, as_law, digest, scale_of, tensor_key
+from ..weights import (
+    Binary,
+    DrawnTensor,
+    Gain,
+    GainGroups,
+    WeightLaw,
+    as_law,
+    check_gain,
+    check_gradient,
+    digest,
+    gain_groups,
+    scale_of,
+    tensor_key,
+)
+from .activations import binary_activations, choose_activations, put_binary_activations
 from .recurrent import read_through_masks
 from .rules import Edges, Moment, Rule, as_rule
 from .selection import Density, Scope, Selection
@@ -37,6 +51,7 @@ from .slots import (
 from .supermask import FixedMask, Supermask
 
 NormPolicy = Literal["frozen", "learned"]
+BinaryParts = Literal["none", "weights", "weights+activations"]
 
 _ATTRIBUTE = "_strongticket_attachment"
 
@@ -47,8 +62,9 @@ class Attachment:
 
     ``tensors`` are the tensors drawn from the seed. ``reset`` names the parameters that were set to
     what every ticket begins with (biases zero, normalisation without effect); ``trained`` those of
-    them that learn. ``search`` says in JSON values how the masks are decided. ``rule`` and ``selection``
-    are None once the masks are fixed; ``refreshes`` counts the decisions made so far.
+    them that learn. ``binary`` says what is ±1. ``search`` says in JSON values how the masks are
+    decided. ``rule`` and ``selection`` are None once the masks are fixed; ``refreshes`` counts the
+    decisions made so far.
     """
 
     seed: int
@@ -57,6 +73,7 @@ class Attachment:
     reset: tuple[str, ...]
     trained: tuple[str, ...]
     search: dict[str, Any]
+    binary: Binary = field(default_factory=Binary)
     rule: Rule | None = None
     selection: Selection | None = None
     refreshes: int = 0
@@ -78,6 +95,10 @@ def attach(
     weights: str | WeightLaw = "signed-constant",
     bn: NormPolicy = "frozen",
     where: Where = None,
+    binary: BinaryParts = "none",
+    gain: Gain | None = None,
+    activations: str | Sequence[str] | None = None,
+    activation_gradient: str | None = None,
 ) -> list[str]:
     """Freeze random weights in ``model``, in place, and put every chosen tensor under a mask.
 
@@ -90,12 +111,19 @@ def attach(
     several, or a function (tensor name, module) → bool; a maskable tensor left out is frozen at its
     random weights with all its edges.
 
+    ``binary`` makes multi-prize tickets (Diffenderfer & Kailkhura 2021, arXiv 2103.09377). "weights": a
+    kept edge carries α · sign(w) in place of w; the ``gain`` α is one number a "layer" (if not given) or a
+    "channel", see ``gains``, and follows every decision about the mask. "weights+activations": activation
+    modules are replaced by ``BinaryActivation`` as well, those that the pattern or patterns ``activations``
+    match, all if not given, with the ``activation_gradient`` "bi-real" (if not given) or "clipped-identity".
+
     Returns the names of the masked tensors, as in the plain ``state_dict``. Raises ConfigError for a
     bad option and ModelError for a model that cannot be masked: nothing to mask, tied tensors, attached
     before. After an error the model is as it was.
     """
     rule, law, selection = as_rule(rule), as_law(weights), Selection(density, scope, floor)
     tensor_key(seed, "")  # refuses a bad seed
+    shared = _check_binary(binary, gain, activations, activation_gradient)
     if bn not in get_args(NormPolicy):
         raise ConfigError(f"bn {bn!r} is not known; choose one of {', '.join(get_args(NormPolicy))}")
     slots = open_slots(model)
@@ -105,6 +133,11 @@ def attach(
     reset, trained = resettable(model, bn)
     if bn == "learned" and not trained:
         raise ConfigError("bn 'learned' was asked for, but this model has no batch norm with affine parameters")
+
+    signs = {name: module.gradient for name, module in binary_activations(model).items()}
+    if binary == "weights+activations":
+        names = choose_activations(model, activations)
+        signs |= {name: activation_gradient or signs.get(name, "bi-real") for name in names}
 
     tensors = {}
     for name, slot in slots.items():
@@ -120,13 +153,14 @@ def attach(
         "floor": float(floor),
         "bn": bn,
     }
-    attachment = Attachment(seed, law, tensors, reset, trained, how, rule, selection)
+    attachment = Attachment(seed, law, tensors, reset, trained, how, Binary(shared, signs), rule, selection)
     freeze(model, attachment, {n: slots[n].drawn(law, seed, t.scale) for n, t in tensors.items()})
     for name in chosen:
         slot = slots[name]
         share = selection.density_of(name)
         first = rule.initial_scores(seed, name, tensors[name].shape, fans=slot.fans, density=share)
-        _put_under(slot, Supermask(_like(first, slot.parameter), rule))
+        scores = _like(first, slot.parameter)
+        _put_under(slot, Supermask(scores, rule, slot.parameter, _gain_groups(slot, attachment)))
     refresh(model)
     return chosen
 
@@ -144,8 +178,7 @@ def refresh(model: nn.Module, *, density: Density | None = None) -> None:
     live = edges(model)
     moment = Moment(attachment.seed, attachment.refreshes)
     with torch.no_grad():
-        for name, mask in attachment.rule.decide(live, selection, moment).items():
-            live[name].mask.copy_(mask)
+        _put_masks(model, attachment.rule.decide(live, selection, moment))
     attachment.refreshes += 1
 
 
@@ -169,16 +202,12 @@ def concluded(model: nn.Module) -> Iterator[None]:
 
     What a search validates is so the ticket, not the sample or the ramp that the last step worked with.
     """
-    live = edges(model)
-    before = {name: edge.mask.clone() for name, edge in live.items()}
-    final = concluded_masks(model)
-    for name, edge in live.items():
-        edge.mask.copy_(final[name])
+    before = {name: edge.mask.clone() for name, edge in edges(model).items()}
+    _put_masks(model, concluded_masks(model))
     try:
         yield
     finally:
-        for name, edge in live.items():
-            edge.mask.copy_(before[name])
+        _put_masks(model, before)
 
 
 def fix(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> None:
@@ -189,14 +218,14 @@ def fix(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> None:
     attachment = attachment_of(model)
     masks = concluded_masks(model) if masks is None else masks
     for name, slot in _masked_slots(model).items():
-        mask = _like(masks[name], slot.parameter, dtype=torch.bool)
-        parametrizations_of(slot.module)[slot.attribute][0] = FixedMask(mask)
+        parametrizations_of(slot.module)[slot.attribute][0] = _fixed(slot, masks[name], attachment)
     attachment.rule = attachment.selection = None
 
 
 def freeze(model: nn.Module, attachment: Attachment, drawn: Mapping[str, Tensor]) -> None:
-    """Write the random weights and the resets into ``model`` and freeze all but what is to be trained."""
+    """Write random weights, resets and binary activations into ``model``; freeze all but what is to be trained."""
     slots = find_slots(model)
+    put_binary_activations(model, attachment.binary.activations)
     with torch.no_grad():
         for name, weight in drawn.items():
             slots[name].parameter.copy_(weight)
@@ -212,10 +241,10 @@ def freeze(model: nn.Module, attachment: Attachment, drawn: Mapping[str, Tensor]
 
 
 def put_fixed(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Put plain tensors under fixed masks: {tensor name: bool tensor}."""
-    slots = find_slots(model)
+    """Put the plain tensors of a frozen ``model`` under fixed masks: {tensor name: bool tensor}."""
+    slots, attachment = find_slots(model), attachment_of(model)
     for name, mask in masks.items():
-        _put_under(slots[name], FixedMask(_like(mask, slots[name].parameter, dtype=torch.bool)))
+        _put_under(slots[name], _fixed(slots[name], mask, attachment))
 
 
 def open_slots(model: nn.Module) -> dict[str, Slot]:
@@ -286,6 +315,42 @@ def _masked_slots(model: nn.Module) -> dict[str, Slot]:
 def _mask_module(slot: Slot) -> Supermask | FixedMask:
     module: Supermask | FixedMask = parametrizations_of(slot.module)[slot.attribute][0]
     return module
+
+
+def _put_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    for name, slot in _masked_slots(model).items():
+        _mask_module(slot).put(masks[name], slot.parameter)
+
+
+def _fixed(slot: Slot, mask: Tensor, attachment: Attachment) -> FixedMask:
+    return FixedMask(_like(mask, slot.parameter, dtype=torch.bool), slot.parameter, _gain_groups(slot, attachment))
+
+
+def _gain_groups(slot: Slot, attachment: Attachment) -> GainGroups | None:
+    shared = attachment.binary.gain
+    return None if shared is None else gain_groups(slot.module, slot.parameter.shape, shared)
+
+
+def _check_binary(
+    binary: str, gain: Gain | None, activations: str | Sequence[str] | None, gradient: str | None
+) -> Gain | None:
+    """Return how gains are shared, None for real weights; ConfigError for choices that do not go together."""
+    if binary not in get_args(BinaryParts):
+        raise ConfigError(f"binary {binary!r} is not known; choose one of {', '.join(get_args(BinaryParts))}")
+    if gain is not None:
+        check_gain(gain)
+    if binary == "none" and gain is not None:
+        raise ConfigError(f"gain {gain!r} was given, but weights are not binary; add binary 'weights', or leave it out")
+    if binary != "weights+activations":
+        for option, value in (("activations", activations), ("activation_gradient", gradient)):
+            if value is not None:
+                raise ConfigError(
+                    f"{option} {value!r} was given, but activations are not binary; add binary 'weights+activations', "
+                    "or leave it out"
+                )
+    if gradient is not None:
+        check_gradient(gradient)
+    return None if binary == "none" else gain or "layer"
 
 
 def _put_under(slot: Slot, mask: Supermask | FixedMask) -> None:

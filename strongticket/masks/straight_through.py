@@ -14,50 +14,54 @@ from torch import Tensor
 
 
 class MaskedWeight(torch.autograd.Function):
-    """The forward pass that all estimators share: w̃ = w where m, else +0 (never −0)."""
+    """The forward pass that all estimators share: w̃ = v where m, else +0 (never −0).
+
+    v is what an edge carries if it is kept: the weight w itself, or α · sign(w) if weights are binary. The
+    backward pass reads the real w in both cases: Diffenderfer & Kailkhura 2021 (arXiv 2103.09377), section 3.
+    """
 
     @staticmethod
-    def forward(weight: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
-        """Return the weight with dropped edges at +0; all three have the weight's shape."""
-        return torch.where(mask, weight, 0)
+    def forward(carried: Tensor, weight: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
+        """Return what is carried, with dropped edges at +0; all four have the weight's shape."""
+        return torch.where(mask, carried, 0)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor], output: Tensor) -> None:
         """Keep what a backward formula reads."""
-        weight, scores, _ = inputs
+        _, weight, scores, _ = inputs
         ctx.save_for_backward(weight, scores)
 
 
 class MagnitudeMask(MaskedWeight):
     """Effective weight under a mask of the largest score magnitudes.
 
-    Forward:  w̃ = w where m, else +0.
-    Backward: ∂L/∂s = sign(s) · w · ∂L/∂w̃ for kept and dropped edges, with sign(0) = +1; ∂L/∂w = 0.
+    Forward:  w̃ = v where m, else +0.
+    Backward: ∂L/∂s = sign(s) · w · ∂L/∂w̃ for kept and dropped edges, with sign(0) = +1; ∂L/∂w = ∂L/∂v = 0.
 
     The mask is taken for |s| in the backward pass: Ramanujan et al. 2020 (arXiv 1911.13299), section 3.2.
     """
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor, None]:
         """Return the gradient of the scores."""
         weight, scores = ctx.saved_tensors
         slope = grad * weight
-        return None, torch.where(scores < 0, -slope, slope), None
+        return None, None, torch.where(scores < 0, -slope, slope), None
 
 
 class ProbabilityMask(MaskedWeight):
     """Effective weight under a mask sampled from logits.
 
-    Forward:  w̃ = w where m, else +0, with m ~ Bernoulli(σ(s)), σ the logistic function.
-    Backward: ∂L/∂s = σ(s) · (1 − σ(s)) · w · ∂L/∂w̃; ∂L/∂w = 0.
+    Forward:  w̃ = v where m, else +0, with m ~ Bernoulli(σ(s)), σ the logistic function.
+    Backward: ∂L/∂s = σ(s) · (1 − σ(s)) · w · ∂L/∂w̃; ∂L/∂w = ∂L/∂v = 0.
 
     The sample is taken for its probability in the backward pass: Zhou et al. 2019 (arXiv 1905.01067),
     section 5.
     """
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor, None]:
         """Return the gradient of the logits."""
         weight, scores = ctx.saved_tensors
         probability = torch.sigmoid(scores)
-        return None, grad * weight * probability * (1 - probability), None
+        return None, None, grad * weight * probability * (1 - probability), None

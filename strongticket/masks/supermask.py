@@ -11,38 +11,65 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..weights import GainGroups, binary_sign, gains
 from .rules import Rule
 
 
-class Supermask(nn.Module):
-    """The mask of a tensor while a search runs: learned scores, and the mask decided from them.
+class _Mask(nn.Module):
+    """A mask (bool, the weight's shape), and the gain of its kept edges if the weight is binary.
 
-    ``scores`` (float, the weight's shape) is the only thing that learns. ``mask`` (bool) changes only
-    in ``refresh``, so that a forward pass sorts nothing.
+    ``gain`` is None where an edge carries its weight as it is: real weights, and weights that are ±α
+    already. Otherwise it belongs to the mask and changes with it, in ``put``.
     """
 
     mask: Tensor
+    gain: Tensor | None
 
-    def __init__(self, scores: Tensor, rule: Rule) -> None:
+    def __init__(self, mask: Tensor, weight: Tensor, groups: GainGroups | None) -> None:
         super().__init__()
+        self.groups = groups if groups is not None and _is_to_be_made_binary(weight) else None
+        self.register_buffer("mask", mask)
+        self.register_buffer("gain", None if self.groups is None else gains(weight, mask, self.groups))
+
+    @torch.no_grad()
+    def put(self, mask: Tensor, weight: Tensor) -> None:
+        """Replace the mask, and the gain that belongs to it."""
+        self.mask.copy_(mask)
+        if self.gain is not None and self.groups is not None:
+            self.gain.copy_(gains(weight, self.mask, self.groups))
+
+    def carried(self, weight: Tensor) -> Tensor:
+        """Return what an edge carries if it is kept: its weight, or α · sign(weight)."""
+        return weight if self.gain is None else binary_sign(weight) * self.gain
+
+
+class Supermask(_Mask):
+    """The mask of a tensor while a search runs: learned scores, and the mask decided from them.
+
+    ``scores`` (float, the weight's shape) is the only thing that learns. ``mask`` changes only in
+    ``refresh``, so that a forward pass sorts nothing.
+    """
+
+    def __init__(self, scores: Tensor, rule: Rule, weight: Tensor, groups: GainGroups | None) -> None:
+        super().__init__(torch.ones_like(scores, dtype=torch.bool, requires_grad=False), weight, groups)
         self.scores = nn.Parameter(scores)
-        self.register_buffer("mask", torch.ones_like(scores, dtype=torch.bool, requires_grad=False))
         self.effective_weight = rule.effective_weight
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return the effective weight: the kept edges of ``weight``, +0 elsewhere."""
-        return self.effective_weight(weight, self.scores, self.mask)
+        """Return the effective weight: what the kept edges of ``weight`` carry, +0 elsewhere."""
+        # Detached, since the compiler takes no tensor as two arguments of an autograd function.
+        return self.effective_weight(self.carried(weight).detach(), weight, self.scores, self.mask)
 
 
-class FixedMask(nn.Module):
+class FixedMask(_Mask):
     """The mask of a tensor once it is found: no scores, nothing learns."""
 
-    mask: Tensor
-
-    def __init__(self, mask: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("mask", mask)
-
     def forward(self, weight: Tensor) -> Tensor:
-        """Return ``weight`` where the mask keeps it, +0 elsewhere (never −0)."""
-        return torch.where(self.mask, weight, 0)
+        """Return what the kept edges of ``weight`` carry, +0 elsewhere (never −0)."""
+        return torch.where(self.mask, self.carried(weight), 0)
+
+
+def _is_to_be_made_binary(weight: Tensor) -> bool:
+    """Say whether the magnitudes differ; a signed constant is binary as it is drawn."""
+    magnitudes = weight.detach().abs()
+    return magnitudes.numel() > 0 and bool(magnitudes.amin() != magnitudes.amax())

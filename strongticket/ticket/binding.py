@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 import torch
@@ -10,7 +11,16 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from ..errors import TicketError
-from ..masks import Attachment, attachment_of, concluded_masks, freeze, open_slots, put_fixed, resettable
+from ..masks import (
+    Attachment,
+    attachment_of,
+    binary_activations,
+    concluded_masks,
+    freeze,
+    open_slots,
+    put_fixed,
+    resettable,
+)
 from ..masks import weights_digest as digest_of_model
 from ..weights import digest
 from .ticket import Ticket
@@ -33,6 +43,7 @@ def extract(
         weights_digest=digest_of_model(model),
         stored=_stored(model, attachment),
         trained=attachment.trained,
+        binary=attachment.binary,
         search=dict(attachment.search),
         model=dict(model_spec or {}),
         provenance=dict(provenance or {}),
@@ -43,7 +54,8 @@ def apply(ticket: Ticket, model: nn.Module) -> nn.Module:
     """Turn a plain ``model`` into the ticket's subnetwork, in place and bit for bit, and return it.
 
     The frozen weights are drawn again from the seed and checked against the ticket's digest; masks are
-    fixed; batch-norm statistics and whatever else was stored are put back. The model is left in
+    fixed, and the gains of binary weights computed from both; binary activations replace the modules they
+    replaced in the search; batch-norm statistics and whatever else was stored are put back. The model is left in
     evaluation mode. Raises TicketError if the ticket is of another network or its weights cannot be
     regenerated here, ModelError if the model is attached already; the model is then as it was.
     """
@@ -68,8 +80,15 @@ def apply(ticket: Ticket, model: nn.Module) -> nn.Module:
     reset, trained = resettable(model, bn)  # type: ignore[arg-type]
     if set(trained) != set(ticket.trained):
         raise TicketError(f"this ticket is of another network: trained besides scores are {', '.join(ticket.trained)}")
-    attachment = Attachment(ticket.seed, ticket.law, dict(ticket.tensors), reset, ticket.trained, dict(ticket.search))
-    expected = _stored(model, attachment)
+    _check_activations(ticket, model)
+    attachment = Attachment(
+        ticket.seed, ticket.law, dict(ticket.tensors), reset, ticket.trained, dict(ticket.search), ticket.binary
+    )
+    expected = {  # what a replaced activation holds goes with it
+        name: value
+        for name, value in _stored(model, attachment).items()
+        if name.rpartition(".")[0] not in ticket.binary.activations
+    }
     if expected.keys() != ticket.stored.keys():
         odd = sorted(expected.keys() ^ ticket.stored.keys())
         raise TicketError(f"this ticket is of another network: {', '.join(odd[:4])} is in one of the two only")
@@ -89,6 +108,23 @@ def apply(ticket: Ticket, model: nn.Module) -> nn.Module:
     put_fixed(model, ticket.masks)
     store(model, ticket.stored)
     return model.requires_grad_(False).eval()
+
+
+def _check_activations(ticket: Ticket, model: nn.Module) -> None:
+    """Raise TicketError unless the activations of the ticket are modules of ``model``, and its ±1 are the ticket's."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for name in ticket.binary.activations:
+        module = modules.get(name)
+        if module is None:
+            raise TicketError(f"this ticket is of another network: its activation {name} is no module of the model")
+        if next(chain(module.children(), module.parameters()), None) is not None:  # a layer would vanish with its name
+            raise TicketError(
+                f"this ticket is of another network: its activation {name} is a {type(module).__name__} in the model, "
+                "expected a module without weights or parts of its own"
+            )
+    for name in binary_activations(model):
+        if name not in ticket.binary.activations:
+            raise TicketError(f"this ticket is of another network: {name} is a binary activation in the model only")
 
 
 def store(model: nn.Module, stored: Mapping[str, Tensor]) -> None:

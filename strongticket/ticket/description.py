@@ -8,18 +8,19 @@ import reprlib
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn, get_args
 
 import torch
 
 from ..errors import ConfigError, TicketError
-from ..weights import DrawnTensor, WeightLaw
+from ..weights import GRADIENTS, Binary, DrawnTensor, Gain, WeightLaw
 from .coding import CODECS, EncodedMask
 from .ticket import Ticket
 
 __all__ = ["FORMAT", "Description", "check_format", "check_name", "describe", "edge_count", "parse", "read", "shown"]
 
-FORMAT = 1
+FORMAT = 2
+_READABLE = (1, 2)  # version 1 knew no binary networks
 
 _KEYS = (
     "sha256",
@@ -32,10 +33,13 @@ _KEYS = (
     "total",
     "tensors",
     "trained",
+    "binary",
     "search",
     "model",
     "provenance",
 )
+_EXAMPLES = {"tensor": "conv1.weight", "module": "layer1.relu"}
+_VERSIONS = f"versions {_READABLE[0]} to {FORMAT}"
 _DEEPEST = 64
 _LONGEST_NAME = 1024
 _LARGEST_INTEGER = 2**64
@@ -56,6 +60,7 @@ class Description:
     weights_digest: str
     stored_digest: str
     trained: tuple[str, ...]
+    binary: Binary
     search: dict[str, Any]
     model: dict[str, Any]
     provenance: dict[str, Any]
@@ -88,6 +93,7 @@ def describe(ticket: Ticket, masks: Mapping[str, EncodedMask], *, stored_digest:
         ticket.total,
         tensors,
         list(ticket.trained),
+        {"gain": ticket.binary.gain, "activations": ticket.binary.activations},
         ticket.search,
         ticket.model,
         ticket.provenance,
@@ -116,32 +122,34 @@ def check_format(description: Mapping[str, Any]) -> None:
     """Raise TicketError unless this release reads the format version that is named."""
     version = description.get("format")
     if type(version) is not int:
-        raise TicketError(f"the ticket names format version {shown(version)}; this release reads version {FORMAT}")
-    if version != FORMAT:
+        raise TicketError(f"the ticket names format version {shown(version)}; this release reads {_VERSIONS}")
+    if version not in _READABLE:
         newer = "; update strongticket" if version > FORMAT else ""
-        raise TicketError(f"the ticket has format version {shown(version)}, this release reads version {FORMAT}{newer}")
+        raise TicketError(f"the ticket has format version {shown(version)}, this release reads {_VERSIONS}{newer}")
 
 
 def read(description: Mapping[str, Any]) -> Description:
-    """Return what a JSON object of this format version says; TicketError, naming the place, for whatever is odd."""
-    _keys(description, "the ticket", _KEYS)
+    """Return what a JSON object of a readable version says; TicketError, naming the place, for whatever is odd."""
+    version = description.get("format")
+    _keys(description, "the ticket", [key for key in _KEYS if (version, key) != (1, "binary")], version)
     tensors: dict[str, DrawnTensor] = {}
     masks: dict[str, EncodedMask] = {}
     for name, value in _object(description["tensors"], "tensors").items():
         check_name(name)
-        tensors[name], coded = _tensor(value, f"tensors.{name}")
+        tensors[name], coded = _tensor(value, f"tensors.{name}", version)
         if coded is not None:
             masks[name] = coded
     if not masks:
         raise TicketError("the ticket has no mask; expected one tensor with a mask at least")
     found = Description(
         seed=_integer(description["seed"], "seed", most=2**64 - 1),
-        law=_law(description["law"]),
+        law=_law(description["law"], version),
         tensors=tensors,
         masks=masks,
         weights_digest=_digest(description["weights_digest"], "weights_digest"),
         stored_digest=_digest(description["stored_digest"], "stored_digest"),
         trained=_names(description["trained"], "trained"),
+        binary=Binary() if version == 1 else _binary(description["binary"], version),
         search=_free(description["search"], "search"),
         model=_free(description["model"], "model"),
         provenance=_free(description["provenance"], "provenance"),
@@ -152,10 +160,10 @@ def read(description: Mapping[str, Any]) -> Description:
     return found
 
 
-def check_name(name: str) -> None:
-    """Raise TicketError unless ``name`` can be a key of a ``state_dict``: printable parts with dots between them."""
+def check_name(name: str, kind: Literal["tensor", "module"] = "tensor") -> None:
+    """Raise TicketError unless ``name`` can be one of a tensor or a module: printable parts with dots between them."""
     if not (len(name) <= _LONGEST_NAME and name.isprintable() and not name.startswith("/") and all(name.split("."))):
-        raise TicketError(f"{shown(name)} cannot be the name of a tensor; expected one such as conv1.weight")
+        raise TicketError(f"{shown(name)} cannot be the name of a {kind}; expected one such as {_EXAMPLES[kind]}")
 
 
 def edge_count(shape: object, where: str) -> int:
@@ -178,9 +186,9 @@ def shown(value: object) -> str:
     return _REPR.repr(value).encode("ascii", "backslashreplace").decode()
 
 
-def _tensor(value: object, where: str) -> tuple[DrawnTensor, EncodedMask | None]:
+def _tensor(value: object, where: str, version: object) -> tuple[DrawnTensor, EncodedMask | None]:
     fields = _object(value, where)
-    _keys(fields, where, ("shape", "dtype", "scale", "mask"))
+    _keys(fields, where, ("shape", "dtype", "scale", "mask"), version)
     total = edge_count(fields["shape"], f"{where}.shape")
     dtype = getattr(torch, fields["dtype"], None) if isinstance(fields["dtype"], str) else None
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point or str(dtype) != f"torch.{fields['dtype']}":
@@ -190,12 +198,12 @@ def _tensor(value: object, where: str) -> tuple[DrawnTensor, EncodedMask | None]
         raise TicketError(f"{where}.scale is {shown(scale)}; expected a positive finite number")
     masked = fields["mask"] is not None
     drawn = DrawnTensor(tuple(fields["shape"]), fields["dtype"], float(scale), masked=masked)
-    return drawn, _mask(fields["mask"], total, f"{where}.mask") if masked else None
+    return drawn, _mask(fields["mask"], total, f"{where}.mask", version) if masked else None
 
 
-def _mask(value: object, total: int, where: str) -> EncodedMask:
+def _mask(value: object, total: int, where: str, version: object) -> EncodedMask:
     fields = _object(value, where)
-    _keys(fields, where, ("codec", "count", "sha256"))
+    _keys(fields, where, ("codec", "count", "sha256"), version)
     if not isinstance(fields["codec"], str) or fields["codec"] not in CODECS:
         raise TicketError(f"{where}.codec is {shown(fields['codec'])}; this release reads {', '.join(CODECS)}")
     if not total:
@@ -204,13 +212,29 @@ def _mask(value: object, total: int, where: str) -> EncodedMask:
     return EncodedMask(fields["codec"], count, _digest(fields["sha256"], f"{where}.sha256"), b"")
 
 
-def _law(value: object) -> WeightLaw:
+def _law(value: object, version: object) -> WeightLaw:
     fields = _object(value, "law")
-    _keys(fields, "law", tuple(WeightLaw().to_dict()))
+    _keys(fields, "law", tuple(WeightLaw().to_dict()), version)
     try:
         return WeightLaw.from_dict(fields)
     except ConfigError as error:
         raise TicketError(f"law: {error}") from None
+
+
+def _binary(value: object, version: object) -> Binary:
+    fields = _object(value, "binary")
+    _keys(fields, "binary", ("gain", "activations"), version)
+    gain = fields["gain"]
+    if gain is not None and gain not in get_args(Gain):
+        raise TicketError(f"binary.gain is {shown(gain)}; expected null, {' or '.join(get_args(Gain))}")
+    activations = _object(fields["activations"], "binary.activations")
+    for name, gradient in activations.items():
+        check_name(name, "module")
+        if not isinstance(gradient, str) or gradient not in GRADIENTS:
+            raise TicketError(
+                f"binary.activations.{name} is {shown(gradient)}; this release reads {', '.join(GRADIENTS)}"
+            )
+    return Binary(gain, activations)
 
 
 def _object(value: object, where: str) -> dict[str, Any]:
@@ -219,14 +243,14 @@ def _object(value: object, where: str) -> dict[str, Any]:
     return value
 
 
-def _keys(fields: Mapping[str, Any], where: str, expected: Collection[str]) -> None:
+def _keys(fields: Mapping[str, Any], where: str, expected: Collection[str], version: object) -> None:
     for key in expected:
         if key not in fields:
-            raise TicketError(f"{where} has no key {key!r}; format version {FORMAT} has {', '.join(expected)}")
+            raise TicketError(f"{where} has no key {key!r}; format version {version} has {', '.join(expected)}")
     for key in fields:
         if key not in expected:
             raise TicketError(
-                f"{where} has an unknown key {shown(key)}; format version {FORMAT} has {', '.join(expected)}"
+                f"{where} has an unknown key {shown(key)}; format version {version} has {', '.join(expected)}"
             )
 
 

@@ -154,7 +154,7 @@ def _read(file: BinaryIO, size: int) -> Ticket:
     data = start + file.read(end)
     _check_digest(data, said.get("sha256"))
     if len(header["__metadata__"]) > 1:
-        raise TicketError("the metadata have unknown keys; format version 1 has 'strongticket' only")
+        raise TicketError(f"the metadata have unknown keys; format version {said['format']} has 'strongticket' only")
     return _ticket(read(said), header, data)
 
 
@@ -224,6 +224,7 @@ def _ticket(said: Description, header: Mapping[str, Any], data: bytes) -> Ticket
         weights_digest=said.weights_digest,
         stored=stored,
         trained=said.trained,
+        binary=said.binary,
         search=said.search,
         model=said.model,
         provenance=said.provenance,

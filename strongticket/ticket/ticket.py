@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..weights import DrawnTensor, WeightLaw
+from ..weights import Binary, DrawnTensor, WeightLaw
 
 __all__ = ["DrawnTensor", "Ticket"]
 
@@ -20,7 +20,8 @@ class Ticket:
     ``tensors`` and ``masks`` are keyed by the name in the plain network's ``state_dict``; a mask has
     the tensor's shape and is True where the edge is kept. ``stored`` holds what no seed gives back
     (batch-norm statistics, bare parameters, and the tensors named in ``trained``). ``weights_digest``
-    is the SHA-256 of all drawn tensors. ``search`` says how the masks were decided (rule, scope,
+    is the SHA-256 of all drawn tensors. ``binary`` says what is ±1: gains are no part of a ticket, they follow from
+    weights and masks. ``search`` says how the masks were decided (rule, scope,
     density); ``model`` how the network is built; ``provenance`` where the ticket comes from. These
     three hold JSON values only.
     """
@@ -32,6 +33,7 @@ class Ticket:
     weights_digest: str
     stored: Mapping[str, Tensor] = field(default_factory=dict)
     trained: tuple[str, ...] = ()
+    binary: Binary = field(default_factory=Binary)
     search: Mapping[str, Any] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)

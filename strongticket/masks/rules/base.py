@@ -54,5 +54,8 @@ class Rule(ABC):
 
     @staticmethod
     @abstractmethod
-    def effective_weight(weight: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
-        """Return the weight that the network computes with, differentiable in the scores."""
+    def effective_weight(carried: Tensor, weight: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
+        """Return the weight that the network computes with, differentiable in the scores.
+
+        ``carried`` is what a kept edge carries: ``weight`` itself, or its sign times the gain.
+        """

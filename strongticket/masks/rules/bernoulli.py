@@ -50,7 +50,7 @@ class Bernoulli(Rule):
         return selection.masks({name: score.detach() for name, score in scores.items()})
 
     @staticmethod
-    def effective_weight(weight: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
+    def effective_weight(carried: Tensor, weight: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
         """Mask the weight; see ``ProbabilityMask``."""
-        masked: Tensor = ProbabilityMask.apply(weight, scores, mask)
+        masked: Tensor = ProbabilityMask.apply(carried, weight, scores, mask)
         return masked

@@ -37,7 +37,7 @@ class EdgePopup(Rule):
         return selection.masks({name: score.detach().abs() for name, score in scores.items()})
 
     @staticmethod
-    def effective_weight(weight: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
+    def effective_weight(carried: Tensor, weight: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
         """Mask the weight; see ``MagnitudeMask``."""
-        masked: Tensor = MagnitudeMask.apply(weight, scores, mask)
+        masked: Tensor = MagnitudeMask.apply(carried, weight, scores, mask)
         return masked
