@@ -22,6 +22,7 @@ from strongticket.masks import (
     frozen_weights,
     weights_digest,
 )
+from strongticket.weights import Binary
 
 
 def network() -> nn.Sequential:
@@ -38,9 +39,10 @@ def test_attach_returns_the_plain_names_of_the_masked_tensors():
     assert attach(network()) == ["0.weight", "4.weight", "6.weight"]
 
 
-def test_only_scores_learn():
+@pytest.mark.parametrize("binary", ["none", "weights", "weights+activations"])
+def test_only_scores_learn(binary):
     model = network()
-    attach(model)
+    attach(model, weights="kaiming-normal", binary=binary)
     learning = {name for name, p in model.named_parameters() if p.requires_grad}
     assert learning == {f"{i}.parametrizations.weight.0.scores" for i in (0, 4, 6)}
 
@@ -79,6 +81,37 @@ def test_learned_batch_norm_is_named_as_trained():
     assert attachment_of(model).trained == ("1.weight", "1.bias")
     assert model[1].weight.requires_grad
     assert model[1].bias.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("options", "noted"),
+    [
+        ({}, Binary()),
+        ({"binary": "weights"}, Binary("layer")),
+        ({"binary": "weights", "gain": "channel"}, Binary("channel")),
+        ({"binary": "weights+activations"}, Binary("layer", {"2": "bi-real", "5": "bi-real"})),
+        (
+            {"binary": "weights+activations", "activations": "5", "activation_gradient": "clipped-identity"},
+            Binary("layer", {"5": "clipped-identity"}),
+        ),
+    ],
+)
+def test_what_is_binary_is_noted_and_survives_the_end_of_the_search(options, noted):
+    model = network()
+    attach(model, **options)
+    assert attachment_of(model).binary == noted
+    fix(model)
+    assert attachment_of(model).binary == attachment_of(copy.deepcopy(model)).binary == noted
+
+
+def test_masks_scores_and_weights_are_those_of_the_seed_whether_weights_are_binary_or_not():
+    plain, binary = network(), network()
+    attach(plain, weights="kaiming-normal")
+    attach(binary, weights="kaiming-normal", binary="weights", gain="channel")
+    assert weights_digest(plain) == weights_digest(binary)
+    for name, edge in edges(plain).items():
+        assert torch.equal(edge.scores, edges(binary)[name].scores)
+        assert torch.equal(edge.mask, edges(binary)[name].mask)
 
 
 @pytest.mark.parametrize("last", [False, True])

@@ -10,11 +10,12 @@ from strongticket import attach, bake
 from strongticket.masks import FixedMask, Supermask, edges, fix
 
 
+@pytest.mark.parametrize("binary", ["none", "weights"])
 @pytest.mark.parametrize("fixed", [False, True])
-def test_a_baked_network_has_no_trace_of_masks_and_the_same_outputs(fixed):
+def test_a_baked_network_has_no_trace_of_masks_and_the_same_outputs(fixed, binary):
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 3)).eval()
     names = set(model.state_dict())
-    attach(model, density=0.4, weights="kaiming-normal")
+    attach(model, density=0.4, weights="kaiming-normal", binary=binary)
     masks = {name: edge.mask.clone() for name, edge in edges(model).items()}
     if fixed:
         fix(model)
@@ -28,6 +29,7 @@ def test_a_baked_network_has_no_trace_of_masks_and_the_same_outputs(fixed):
         weight = plain.state_dict()[name]
         assert ((weight != 0) == mask).all()
         assert not torch.signbit(weight[~mask]).any()
+        assert (weight[mask].abs().unique().numel() == 1) == (binary == "weights")
 
 
 def test_baking_leaves_the_masked_model_as_it_was():

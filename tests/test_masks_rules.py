@@ -41,13 +41,16 @@ def test_initial_scores_are_a_function_of_seed_and_name(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_effective_weight_is_masked_and_carries_a_gradient_to_every_score(name):
+def test_the_effective_weight_is_what_kept_edges_carry_and_its_gradient_reaches_every_score(name):
     scores = torch.linspace(-1, 1, 10, requires_grad=True)
     weight, mask = torch.full((10,), -3.0), torch.arange(10) % 2 == 0
-    effective = as_rule(name).effective_weight(weight, scores, mask)
-    assert effective.tolist() == [-3.0, 0.0] * 5
+    effective = as_rule(name).effective_weight(torch.full((10,), -2.0), weight, scores, mask)
+    assert effective.tolist() == [-2.0, 0.0] * 5
     effective.sum().backward()
     assert (scores.grad != 0).all()
+    other = torch.linspace(-1, 1, 10, requires_grad=True)
+    as_rule(name).effective_weight(torch.full((10,), -2.0), 2 * weight, other, mask).sum().backward()
+    assert torch.equal(other.grad, 2 * scores.grad)
 
 
 def test_edge_popup_begins_uniform_within_one_over_root_fan_in():

@@ -170,6 +170,54 @@ def test_a_dropped_weight_never_matters_and_a_kept_one_does(case):
     assert matters == len(edges(model))
 
 
+# Under binary weights a residual network is the mobilenet, which has few weights.
+MOST = [name for name in CASES if name != "resnet"]
+BINARY = {"weights": "kaiming-normal", "binary": "weights", "gain": "channel"}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", MOST, indirect=True)
+def test_a_dropped_weight_enters_no_binary_weight_and_no_gain(case):
+    model, inputs = attached(case, **BINARY).eval(), case.inputs()
+    model.train(any(isinstance(module, nn.BatchNorm2d) for module in model.modules()))
+    expected = model(inputs)
+    for value in (1e6, -1e6):
+        for edge in edges(model).values():
+            edge.weight[~edge.mask] = value
+        assert torch.equal(model(inputs), expected)
+        refresh(model)
+        assert torch.equal(model(inputs), expected)
+    for edge in edges(model).values():
+        edge.weight[edge.mask] *= -3
+    refresh(model)
+    assert not torch.equal(model(inputs), expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", MOST, indirect=True)
+def test_binary_networks_are_baked_copied_carried_and_rebuilt_bit_for_bit(case):
+    model, inputs = attached(case, seed=3, **BINARY).eval(), case.inputs()
+    for number, edge in enumerate(edges(model).values()):
+        noise = torch.randn(edge.scores.shape, generator=torch.Generator().manual_seed(number))
+        edge.scores.add_(noise * edge.scores.abs().mean())
+    before = model(inputs)
+    refresh(model)
+    expected = model(inputs)
+    assert not torch.equal(expected, before) or any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+    for name, edge in edges(model).items():
+        module, _, attribute = name.rpartition(".")
+        effective = getattr(model.get_submodule(module), attribute)
+        assert torch.equal(effective != 0, edge.mask)
+        assert torch.equal(effective[edge.mask] < 0, edge.weight[edge.mask] < 0)
+    assert torch.equal(bake(model)(inputs), expected)
+    assert set(bake(model).state_dict()) == set(case.build().state_dict())
+    assert torch.equal(copy.deepcopy(model)(inputs), expected)
+    other = attached(case, seed=8, **BINARY).eval()
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other(inputs), expected)
+    assert torch.equal(apply(extract(model), case.build())(inputs), expected)
+
+
 def test_a_search_moves_scores_and_masks_but_no_weight(case):
     model = attached(case)
     before, scores = weights_digest(model), {n: e.scores.detach().clone() for n, e in edges(model).items()}
@@ -237,12 +285,22 @@ def test_compilation_and_export_work_where_the_plain_network_does(case):
     assert exports[1] or not exports[0]
 
 
+@pytest.mark.parametrize("name", ["conv", "grouped-transposed", "bare"])
+def test_binary_networks_compile_and_export(name):
+    case = CASES[name]
+    model, inputs = attached(case, **BINARY).eval(), case.inputs()
+    assert works(lambda: torch.compile(model, fullgraph=True, backend="eager")(inputs))
+    exported = torch.export.export(model, (inputs,)).module()
+    assert torch.allclose(exported(inputs), model(inputs), atol=1e-5)
+
+
 # The compiler of torch 2.8 instantiates an autograd function, against which torch itself warns.
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-def test_a_compiled_training_step_follows_a_refresh_without_compiling_again():
+@pytest.mark.parametrize("options", [{}, {"weights": "kaiming-normal", "binary": "weights+activations"}])
+def test_a_compiled_training_step_follows_a_refresh_without_compiling_again(options):
     case = CASES["conv"]
     torch._dynamo.reset()
-    model = attached(case)
+    model = attached(case, **options)
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     with torch._dynamo.config.patch(error_on_recompile=True):
         for _ in range(3):

@@ -6,14 +6,24 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from strongticket import SearchConfig, apply, attach, extract, search
 from strongticket.errors import ConfigError, InterruptedRunError, ModelError, SearchError
-from strongticket.masks import FixedMask, Supermask, attachment_of, edges, weights_digest
+from strongticket.masks import (
+    FixedMask,
+    Supermask,
+    attachment_of,
+    binary_activations,
+    edges,
+    frozen_weights,
+    weights_digest,
+)
 from strongticket.search import EpochDone, StepDone, train_dense
+from strongticket.weights import LAWS
 
 CONFIG = SearchConfig(epochs=4, learning_rate=0.5, device="cpu", precision="fp32")
 
@@ -264,3 +274,122 @@ def test_what_is_validated_is_the_ticket_and_not_the_masks_of_the_last_step(opti
     with torch.no_grad():
         correct = sum(int((model(x).argmax(1) == y).sum()) for x, y in problem(1))
     assert result.history[-1]["validation_accuracy"] == correct / 64
+
+
+RAMP = {"density_schedule": "cubic", "density_start": 0.9, "density_epochs": 1.0}
+
+
+def without_clock(history: list[dict[str, object]]) -> list[dict[str, object]]:
+    drop = ("images_per_second", "seconds", "seconds_left")
+    return [{key: value for key, value in epoch.items() if key not in drop} for epoch in history]
+
+
+@pytest.mark.parametrize("bn", ["frozen", "learned"])
+@pytest.mark.parametrize("law", sorted(LAWS))
+@pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.parametrize("rule", ["edge-popup", "bernoulli"])
+def test_binary_weights_go_with_every_rule_scope_law_and_norm(rule, scope, law, bn):
+    gain = "channel" if bn == "learned" else "layer"
+    options = {"rule": rule, "scope": scope, "weights": law, "bn": bn, "density": 0.3}
+    model = attached(**options, binary="weights", gain=gain)
+    digest, weights = weights_digest(attached(**options)), {n: w.clone() for n, w in frozen_weights(model).items()}
+    assert weights_digest(model) == digest
+    result = search(model, problem(), CONFIG.model_copy(update={"epochs": 2, **RAMP}), validation=problem(1))
+    assert weights_digest(model) == digest == result.ticket.weights_digest
+    assert result.ticket.trained == (("1.weight", "1.bias") if bn == "learned" else ())
+    kept = {name: int(mask.sum()) for name, mask in result.ticket.masks.items()}
+    assert sum(kept.values()) == round(0.3 * (192 + 64))
+    if scope == "layer":
+        assert kept == {"0.weight": round(0.3 * 192), "3.weight": round(0.3 * 64)}
+    for name, mask in result.ticket.masks.items():
+        weight, m = weights[name].numpy().astype(np.float64), mask.numpy()
+        axis = None if gain == "layer" else 1
+        alpha = (np.abs(weight) * m).sum(axis, keepdims=True) / np.maximum(m.sum(axis, keepdims=True), 1)
+        effective = model[int(name[0])].weight.numpy()
+        np.testing.assert_allclose(effective, np.where(m, np.where(weight >= 0, alpha, -alpha), 0), rtol=1e-6, atol=0)
+    again = apply(result.ticket, network())
+    assert torch.equal(again(problem()[0][0]), model(problem()[0][0]))
+
+
+@pytest.mark.parametrize("gain", ["layer", "channel"])
+@pytest.mark.parametrize("rule", ["edge-popup", "bernoulli"])
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_with_a_signed_constant_binary_weights_are_the_ordinary_search_bit_for_bit(scope, rule, gain):
+    options = {"rule": rule, "scope": scope, "density": 0.3, "bn": "learned"}
+    ordinary, binary = attached(**options), attached(**options, binary="weights", gain=gain)
+    config = CONFIG.model_copy(update=RAMP)
+    first, second = (search(model, problem(), config, validation=problem(1)) for model in (ordinary, binary))
+    assert without_clock(first.history) == without_clock(second.history)
+    assert all(torch.equal(second.ticket.masks[n], m) for n, m in first.ticket.masks.items())
+    assert all(torch.equal(second.ticket.stored[n], v) for n, v in first.ticket.stored.items())
+    assert torch.equal(ordinary(problem()[0][0]), binary(problem()[0][0]))
+
+
+@pytest.mark.parametrize("gradient", ["bi-real", "clipped-identity"])
+def test_a_search_with_binary_weights_and_activations_solves_the_problem(gradient):
+    options = {"weights": "kaiming-normal", "binary": "weights+activations", "activation_gradient": gradient}
+    model = attached(**options)
+    digest = weights_digest(model)
+    config = CONFIG.model_copy(update={"epochs": 40})
+    result = search(model, problem(), config, validation=problem(1))
+    assert max(e["validation_accuracy"] for e in result.history) >= 0.9
+    assert weights_digest(model) == digest
+    assert {name: module.gradient for name, module in binary_activations(model).items()} == {"2": gradient}
+    assert model[:3](problem()[0][0]).unique().tolist() == [-1.0, 1.0]
+
+
+def test_a_stopped_binary_search_goes_on_with_its_gains(tmp_path: Path):
+    def fresh() -> nn.Module:
+        return attached(weights="kaiming-normal", binary="weights+activations", gain="channel", bn="learned")
+
+    expected = search(fresh(), problem(), CONFIG, validation=problem(1))
+
+    def stop(event: object) -> None:
+        if isinstance(event, StepDone) and (event.epoch, event.step) == (2, 3):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(InterruptedRunError):
+        search(fresh(), problem(), CONFIG, validation=problem(1), on_event=stop, checkpoint=tmp_path)
+    result = search(fresh(), problem(), CONFIG, validation=problem(1), checkpoint=tmp_path, resume=True)
+    assert without_clock(result.history) == without_clock(expected.history)
+    assert all(torch.equal(result.ticket.masks[n], m) for n, m in expected.ticket.masks.items())
+
+
+def vgg_like() -> nn.Module:
+    layers: list[nn.Module] = []
+    for inputs, outputs, pool in [(3, 16, 1), (16, 16, 2), (16, 32, 1), (32, 32, 2)]:
+        layers += [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.MaxPool2d(pool)]
+        layers += [nn.BatchNorm2d(outputs), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(128, 10, bias=False))
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.01])
+@pytest.mark.parametrize("rule", ["edge-popup", "bernoulli"])
+@pytest.mark.parametrize("binary", ["none", "weights"])
+def test_a_global_ramp_to_two_percent_leaves_no_layer_without_an_edge_at_any_step(binary, rule, floor):
+    model = vgg_like()
+    attach(model, density=0.02, scope="global", floor=floor, rule=rule, weights="kaiming-normal", binary=binary, seed=1)
+    sizes = {name: edge.mask.numel() for name, edge in edges(model).items()}
+    total = sum(sizes.values())
+    assert total == 432 + 2304 + 4608 + 9216 + 1280
+    counted = []
+
+    def check(event: object) -> None:
+        if not isinstance(event, StepDone):
+            return
+        left = max(0.0, 1 - (event.epoch - 1 + event.step / event.steps) / 2)
+        kept = {name: int(edge.mask.sum()) for name, edge in edges(model).items()}
+        assert sum(kept.values()) == round((0.02 + 0.48 * left**3) * total)
+        assert all(count >= max(1, round(floor * sizes[name])) for name, count in kept.items())
+        counted.append(sum(kept.values()))
+
+    generator = torch.Generator().manual_seed(0)
+    batches = [(torch.randn(8, 3, 8, 8, generator=generator), torch.arange(8)) for _ in range(4)]
+    ramp = {"density_schedule": "cubic", "density_start": 0.5, "density_epochs": 2.0}
+    config = CONFIG.model_copy(update={"epochs": 3, **ramp, "learning_rate": 5.0})
+    result = search(model, batches, config, on_event=check)
+    assert len(counted) == 12
+    assert counted == sorted(counted, reverse=True)
+    assert result.ticket.kept == counted[-1] == round(0.02 * total)
+    assert all(mask.any() for mask in result.ticket.masks.values())
+    assert all(module.weight.count_nonzero() > 0 for module in model if isinstance(module, nn.Conv2d | nn.Linear))

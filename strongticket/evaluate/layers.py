@@ -61,7 +61,7 @@ def layers_of(model: nn.Module, inputs: Tensor | None) -> list[Layer]:
                 hook.remove()
     layers = []
     for name, owner in owners.items():
-        gain = _gain(owner, name) if attachment.binary.gain and attachment.tensors[name].masked else ()
+        gain = _gain(owner, name) if attachment.binary.gain else ()
         is_seen = owner in seen and not _reads_state(owner, name)
         read: Values = "not seen" if not is_seen else "binary" if seen[owner] else "real"
         layers.append(Layer(name, "binary" if gain else "real", read, gain))

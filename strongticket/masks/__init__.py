@@ -1,10 +1,8 @@
 """Which edges live: scores become masks, and masks become part of a network."""
 
-from .activations import binary_activations, choose_activations
+from .activations import BinaryParts, binary_activations, can_be_activation, choose_activations
 from .attachment import (
     Attachment,
-    BinaryParts,
-    NormPolicy,
     attach,
     attachment_of,
     concluded,
@@ -17,14 +15,13 @@ from .attachment import (
     open_slots,
     put_fixed,
     refresh,
-    resettable,
     weights_digest,
 )
 from .bake import bake
 from .rules import RULES, Edges, Moment, Rule, as_rule
 from .schedule import DensitySchedule, scheduled_density
 from .selection import Density, Scope, Selection, edge_count, select
-from .slots import Slot, Where, find_slots
+from .slots import NormPolicy, Slot, Where, find_slots, resettable
 from .straight_through import MagnitudeMask, ProbabilityMask
 from .supermask import FixedMask, Supermask
 
@@ -51,6 +48,7 @@ __all__ = [
     "attachment_of",
     "bake",
     "binary_activations",
+    "can_be_activation",
     "choose_activations",
     "concluded",
     "concluded_masks",

@@ -1,4 +1,4 @@
-"""Which activation modules of a network become ±1, found without changing it, and then replaced."""
+"""What of a network becomes binary: the choices, and the activation modules that they replace by ±1."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from inspect import isroutine, unwrap
 from types import CodeType
+from typing import Literal, get_args
 
 from torch import nn
 
 from ..errors import ConfigError, ModelError
-from ..weights import BinaryActivation
+from ..weights import BinaryActivation, Gain, check_gain, check_gradient
+
+BinaryParts = Literal["none", "weights", "weights+activations"]
 
 _ACTIVATIONS = (
     nn.CELU,
@@ -23,6 +26,7 @@ _ACTIVATIONS = (
     nn.LeakyReLU,
     nn.LogSigmoid,
     nn.Mish,
+    nn.PReLU,
     nn.RReLU,
     nn.ReLU,
     nn.SELU,
@@ -37,6 +41,28 @@ _ACTIVATIONS = (
 )
 # What torch, F and tensors call them, but for underscores.
 _FUNCTIONS = frozenset([*(kind.__name__.lower() for kind in _ACTIVATIONS), "relu6"])
+
+
+def check_binary(
+    binary: str, gain: Gain | None, activations: str | Sequence[str] | None, gradient: str | None
+) -> Gain | None:
+    """Return how gains are shared, None for real weights; ConfigError for choices that do not go together."""
+    if binary not in get_args(BinaryParts):
+        raise ConfigError(f"binary {binary!r} is not known; choose one of {', '.join(get_args(BinaryParts))}")
+    if gain is not None:
+        check_gain(gain)
+    if binary == "none" and gain is not None:
+        raise ConfigError(f"gain {gain!r} was given, but weights are not binary; add binary 'weights', or leave it out")
+    if binary != "weights+activations":
+        for option, value in (("activations", activations), ("activation_gradient", gradient)):
+            if value is not None:
+                raise ConfigError(
+                    f"{option} {value!r} was given, but activations are not binary; add binary 'weights+activations', "
+                    "or leave it out"
+                )
+    if gradient is not None:
+        check_gradient(gradient)
+    return None if binary == "none" else gain or "layer"
 
 
 def binary_activations(model: nn.Module) -> dict[str, BinaryActivation]:
@@ -111,10 +137,18 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
+def can_be_activation(module: nn.Module) -> bool:
+    """Say whether ±1 may take the place of this module: a known activation, or one without parameters and parts."""
+    return isinstance(module, _ACTIVATIONS) or _is_bare(module)
+
+
 def _is_of_the_user(module: nn.Module) -> bool:
     """Say whether the module can be an activation that is not torch's: no parts and no parameters."""
-    bare = next(module.children(), None) is None and next(module.parameters(), None) is None
-    return bare and not _is_of_torch(type(module))
+    return _is_bare(module) and not _is_of_torch(type(module))
+
+
+def _is_bare(module: nn.Module) -> bool:
+    return next(module.children(), None) is None and next(module.parameters(), None) is None
 
 
 def _is_of_torch(kind: type) -> bool:

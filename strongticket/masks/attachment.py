@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -25,33 +25,34 @@ from ..weights import (
     GainGroups,
     WeightLaw,
     as_law,
-    check_gain,
-    check_gradient,
     digest,
     gain_groups,
     scale_of,
     tensor_key,
 )
-from .activations import binary_activations, choose_activations, put_binary_activations
+from .activations import (
+    BinaryParts,
+    binary_activations,
+    check_binary,
+    choose_activations,
+    put_binary_activations,
+)
 from .recurrent import read_through_masks
 from .rules import Edges, Moment, Rule, as_rule
 from .selection import Density, Scope, Selection
 from .slots import (
+    NormPolicy,
     Slot,
     Where,
     choose_slots,
     find_slots,
-    is_batch_norm,
-    is_bias,
     is_norm,
     parametrizations_of,
     refuse_parametrized,
     refuse_tied,
+    resettable,
 )
 from .supermask import FixedMask, Supermask
-
-NormPolicy = Literal["frozen", "learned"]
-BinaryParts = Literal["none", "weights", "weights+activations"]
 
 _ATTRIBUTE = "_strongticket_attachment"
 
@@ -123,7 +124,7 @@ def attach(
     """
     rule, law, selection = as_rule(rule), as_law(weights), Selection(density, scope, floor)
     tensor_key(seed, "")  # refuses a bad seed
-    shared = _check_binary(binary, gain, activations, activation_gradient)
+    shared = check_binary(binary, gain, activations, activation_gradient)
     if bn not in get_args(NormPolicy):
         raise ConfigError(f"bn {bn!r} is not known; choose one of {', '.join(get_args(NormPolicy))}")
     slots = open_slots(model)
@@ -256,19 +257,6 @@ def open_slots(model: nn.Module) -> dict[str, Slot]:
     return find_slots(model)
 
 
-def resettable(model: nn.Module, bn: NormPolicy) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the names of the parameters every ticket resets, and of those among them that learn under ``bn``."""
-    reset, trained = [], []
-    for prefix, module in model.named_modules():
-        for attribute, _ in module.named_parameters(recurse=False):
-            name = f"{prefix}.{attribute}" if prefix else attribute
-            if is_bias(module, attribute) or is_norm(module, attribute):
-                reset.append(name)
-                if bn == "learned" and is_batch_norm(module):
-                    trained.append(name)
-    return tuple(reset), tuple(trained)
-
-
 def is_attached(model: nn.Module) -> bool:
     """Say whether ``attach`` or ``apply`` was called on this model."""
     return hasattr(model, _ATTRIBUTE)
@@ -318,8 +306,9 @@ def _mask_module(slot: Slot) -> Supermask | FixedMask:
 
 
 def _put_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    for name, slot in _masked_slots(model).items():
-        _mask_module(slot).put(masks[name], slot.parameter)
+    for name, mask in masks.items():
+        slot = _slot(model, name)
+        _mask_module(slot).put(mask, slot.parameter)
 
 
 def _fixed(slot: Slot, mask: Tensor, attachment: Attachment) -> FixedMask:
@@ -329,28 +318,6 @@ def _fixed(slot: Slot, mask: Tensor, attachment: Attachment) -> FixedMask:
 def _gain_groups(slot: Slot, attachment: Attachment) -> GainGroups | None:
     shared = attachment.binary.gain
     return None if shared is None else gain_groups(slot.module, slot.parameter.shape, shared)
-
-
-def _check_binary(
-    binary: str, gain: Gain | None, activations: str | Sequence[str] | None, gradient: str | None
-) -> Gain | None:
-    """Return how gains are shared, None for real weights; ConfigError for choices that do not go together."""
-    if binary not in get_args(BinaryParts):
-        raise ConfigError(f"binary {binary!r} is not known; choose one of {', '.join(get_args(BinaryParts))}")
-    if gain is not None:
-        check_gain(gain)
-    if binary == "none" and gain is not None:
-        raise ConfigError(f"gain {gain!r} was given, but weights are not binary; add binary 'weights', or leave it out")
-    if binary != "weights+activations":
-        for option, value in (("activations", activations), ("activation_gradient", gradient)):
-            if value is not None:
-                raise ConfigError(
-                    f"{option} {value!r} was given, but activations are not binary; add binary 'weights+activations', "
-                    "or leave it out"
-                )
-    if gradient is not None:
-        check_gradient(gradient)
-    return None if binary == "none" else gain or "layer"
 
 
 def _put_under(slot: Slot, mask: Supermask | FixedMask) -> None:

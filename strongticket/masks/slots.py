@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize
 from ..errors import ConfigError, ModelError
 from ..weights import Fans, WeightLaw, draw, fans_of
 
+NormPolicy = Literal["frozen", "learned"]
 Where = str | Sequence[str] | Callable[[str, nn.Module], bool] | None
 
 _WEIGHT_MODULES = (nn.Linear, nn.Bilinear, _ConvNd, nn.Embedding, nn.EmbeddingBag)
@@ -93,6 +94,19 @@ def is_norm(module: nn.Module, attribute: str) -> bool:
 def is_batch_norm(module: nn.Module) -> bool:
     """Say whether the module is a batch norm, whose affine parameters may be learned."""
     return isinstance(module, _BatchNorm)
+
+
+def resettable(model: nn.Module, bn: NormPolicy) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names of the parameters every ticket resets, and of those among them that learn under ``bn``."""
+    reset, trained = [], []
+    for prefix, module in model.named_modules():
+        for attribute, _ in module.named_parameters(recurse=False):
+            name = f"{prefix}.{attribute}" if prefix else attribute
+            if is_bias(module, attribute) or is_norm(module, attribute):
+                reset.append(name)
+                if bn == "learned" and is_batch_norm(module):
+                    trained.append(name)
+    return tuple(reset), tuple(trained)
 
 
 def find_slots(model: nn.Module) -> dict[str, Slot]:

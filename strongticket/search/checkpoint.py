@@ -111,8 +111,9 @@ def _restore_optimizer(loop: Loop, tensors: Mapping[str, Tensor], scalars: Mappi
 def _options(loop: Loop) -> dict[str, Any]:
     """Return what a search was told: its configuration, its masks, and what its frozen weights are drawn from."""
     attachment = attachment_of(loop.model)
+    masks = {**attachment.search, "binary": asdict(attachment.binary)}
     drawn_from = {"seed": attachment.seed, "law": attachment.law.to_dict()}
-    options: dict[str, Any] = json.loads(json.dumps({**loop.config.model_dump(), **attachment.search, **drawn_from}))
+    options: dict[str, Any] = json.loads(json.dumps({**loop.config.model_dump(), **masks, **drawn_from}))
     return options
 
 

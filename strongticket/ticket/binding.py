@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import chain
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from ..masks import (
     Attachment,
     attachment_of,
     binary_activations,
+    can_be_activation,
     concluded_masks,
     freeze,
     open_slots,
@@ -117,7 +117,7 @@ def _check_activations(ticket: Ticket, model: nn.Module) -> None:
         module = modules.get(name)
         if module is None:
             raise TicketError(f"this ticket is of another network: its activation {name} is no module of the model")
-        if next(chain(module.children(), module.parameters()), None) is not None:  # a layer would vanish with its name
+        if not can_be_activation(module):  # a layer would vanish with its name
             raise TicketError(
                 f"this ticket is of another network: its activation {name} is a {type(module).__name__} in the model, "
                 "expected a module without weights or parts of its own"
