@@ -73,7 +73,9 @@ def test_every_shipped_config_can_be_loaded_and_says_what_it_is() -> None:
 def test_a_resolved_config_is_read_back_as_itself(recipe: Path) -> None:
     config = load_config(
         None,
-        {"width": "0.5x", "out": Path("a/b"), "densities": {"conv*": 0.25}, "where": ("fc*", "1e3"), "seed": 2**64 - 1},
+        {"width": "0.5x", "out": Path("a/b"), "densities": {"conv*": 0.25}, "where": ("fc*", "1e3"), "seed": 2**64 - 1}
+        | {"binary": "weights+activations", "gain": "channel", "activations": ("relu*", "no"), "workers": 0}
+        | {"activation_gradient": "clipped-identity", "weight_gain": 2.0},
     )
     recipe.write_text(format_config(config))
     assert load_config(str(recipe)) == config
@@ -86,7 +88,8 @@ def test_densities_by_name_fall_back_to_the_density_of_all() -> None:
 
 
 def test_the_law_carries_gain_fan_and_scaling() -> None:
-    law = load_config(None, {"weights": "kaiming-normal", "gain": 2.0, "fan": "out", "scale_by_density": True}).law
+    options = {"weights": "kaiming-normal", "weight_gain": 2.0, "fan": "out", "scale_by_density": True}
+    law = load_config(None, options).law
     assert (law.kind, law.gain, law.fan, law.scale_by_density) == ("kaiming-normal", 2.0, "out", True)
 
 
@@ -179,7 +182,20 @@ def test_a_width_that_is_no_factor_is_refused(value: str) -> None:
         ("learning_rate: 0", "learning_rate: 0 was given in {}; expected a number above 0"),
         ("learning_rate: .nan", "learning_rate: nan was given in {}; expected a number above 0"),
         ("download: 1", "download: 1 was given in {}; expected true or false"),
-        ("gain: 0", "gain: 0 was given in {}; expected a number above 0"),
+        ("weight_gain: 0", "weight_gain: 0 was given in {}; expected a number above 0"),
+        ("gain: 2.0", "gain: 2.0 was given in {}; expected 'layer' or 'channel'"),
+        (
+            "binary: weights+activation",
+            "binary: 'weights+activation' was given in {}; expected 'none', 'weights' or 'weights+activations'",
+        ),
+        ("binary: true", "binary: True was given in {}; expected 'none', 'weights' or 'weights+activations'"),
+        ("activations: relu*", "activations: 'relu*' was given in {}; expected a list"),
+        (
+            "activation_gradient: bireal",
+            "activation_gradient: 'bireal' was given in {}; expected 'bi-real' or 'clipped-identity'",
+        ),
+        ("workers: -1", "workers: -1 was given in {}; expected a whole number at least 0"),
+        ("workers: 1.5", "workers: 1.5 was given in {}; expected a whole number at least 0"),
         ("image_size: 1.5", "image_size: 1.5 was given in {}; expected a whole number at least 1"),
         ("seed: -1", "seed: -1 was given in {}; expected a whole number at least 0 and below 18446744073709551616"),
         ("where: fc", "where: 'fc' was given in {}; expected a list"),
@@ -308,7 +324,8 @@ def test_a_typed_value_equal_to_the_default_wins_over_the_file(recipe: Path) -> 
 def test_flags_arrive_with_the_type_of_their_field() -> None:
     output = typed(
         *("--learning-rate", "1e-3", "--data-dir", "x", "--where", "a*", "--where", "b", "--scope", "global"),
-        *("--densities", "conv*=0.25", "--densities", "a=b=0.5", "--width", "4x", "--download", "--gain", "2"),
+        *("--densities", "conv*=0.25", "--densities", "a=b=0.5", "--width", "4x", "--download", "--weight-gain", "2"),
+        *("--gain", "channel", "--binary", "weights", "--activations", "a*", "--activations", "b", "--workers", "0"),
     )
     assert set(output.splitlines()) == {
         "learning_rate=0.001",
@@ -318,7 +335,11 @@ def test_flags_arrive_with_the_type_of_their_field() -> None:
         "densities={'conv*': 0.25, 'a=b': 0.5}",
         "width='4x'",
         "download=True",
-        "gain=2.0",
+        "weight_gain=2.0",
+        "gain='channel'",
+        "binary='weights'",
+        "activations=('a*', 'b')",
+        "workers=0",
     }
 
 
@@ -329,6 +350,10 @@ def test_flags_arrive_with_the_type_of_their_field() -> None:
         ("--rule", "lottery"),
         ("--weights", "lottery"),
         ("--scope", "all"),
+        ("--gain", "2"),
+        ("--binary", "weights+activation"),
+        ("--activation-gradient", "relu"),
+        ("--workers", "two"),
         ("--densities", "conv"),
         ("--densities", "=0.5"),
         ("--densities", "conv=x"),
@@ -343,7 +368,8 @@ def test_a_text_that_cannot_be_read_is_wrong_usage(arguments: tuple[str, str]) -
 
 def test_help_shows_defaults_choices_and_panels() -> None:
     text = typed("--help")
-    for part in ("Weights and masks", "layer|global", "edge-popup", "[default: 0.5]", "no-download"):
+    choices = ("layer|global", "layer|channel", "edge-popup")
+    for part in ("Weights and masks", "Binary", *choices, "[default: 0.5]", "no-download"):
         assert part in text
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 
 import strongticket as st
 from strongticket.cli import main
+from strongticket.models import build
 from strongticket.weights import digest
 
 
@@ -98,16 +100,130 @@ def test_a_run_is_its_ticket(ticket: Path, capsys: pytest.CaptureFixture[str]) -
 def test_the_table_has_a_line_for_each_tensor_and_one_for_all(ticket: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(ticket)]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["0.weight", "8×4", "8", "32", "0.2500", "1.0000", "0.8113"] in lines
-    assert ["3.weight", "2×3", "6", "6", "1.0000", "no", "mask"] in lines
+    # The ticket names a network that it is not of, so that nobody sees what its layers read.
+    assert ["0.weight", "8×4", "8", "32", "0.2500", "1.0000", "0.8113", "real", "not", "seen"] in lines
+    assert ["3.weight", "2×3", "6", "6", "1.0000", "no", "mask", "real", "not", "seen"] in lines
     assert ["all", "masks", "14", "56", "0.2500", "1.0000", "0.8113"] in lines
     assert ["seed:", "7"] in lines
     assert ["trained", "besides", "scores:", "nothing"] in lines
 
 
-def test_inspection_leaves_the_file_and_the_generators_alone(ticket: Path, capsys: pytest.CaptureFixture[str]) -> None:
+# What is binary
+
+SPEC = {"name": "mlp", "width": 0.1, "norm": "batch", "input_shape": [1, 8, 8], "classes": list("0123456789")}
+
+
+def mlp(folder: Path, spec: dict[str, Any], **options: Any) -> Path:
+    """The file of a ticket of a built-in network."""
+    model = build("mlp", input_shape=(1, 8, 8), classes=10, width=0.1, norm="batch", activation=spec.get("activation"))
+    st.attach(model, **options)
+    st.save(st.extract(model, model_spec=spec), folder / "mlp")
+    return folder / "mlp"
+
+
+def test_an_ordinary_ticket_is_real_throughout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = mlp(tmp_path, SPEC)
+    found = facts(file, capsys)
+    assert found["binary"] == {"gain": None, "activations": {}}
+    assert [layer["name"] for layer in found["layers"]] == ["fc1.weight", "fc2.weight", "head.weight"]
+    assert {(layer["weights"], layer["inputs"], *layer["gain"]) for layer in found["layers"]} == {("real", "real")}
+    main(["inspect", str(file)])
+    assert "±" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("built", [True, False])
+def test_binary_layers_and_real_inputs_are_told(
+    built: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"binary": "weights+activations", "bn": "learned"}
+    file = mlp(tmp_path, {**SPEC, "activation": "binary"} if built else SPEC, **options)
+    word = "sign" if built else "relu"
+    found = facts(file, capsys)
+    assert found["binary"] == {"gain": "layer", "activations": {f"{word}_fc1": "bi-real", f"{word}_fc2": "bi-real"}}
+    # A signed constant: ±√2/√fan_in
+    gains = {"fc1.weight": math.sqrt(2 / 64), "fc2.weight": math.sqrt(2 / 30), "head.weight": math.sqrt(2 / 10)}
+    assert {layer["name"]: layer["gain"] for layer in found["layers"]} == {
+        name: [pytest.approx(gain, rel=1e-6)] for name, gain in gains.items()
+    }
+    assert [layer["inputs"] for layer in found["layers"]] == ["real", "binary", "binary"]
+    assert found["trained"] == ["norm_fc1.weight", "norm_fc1.bias", "norm_fc2.weight", "norm_fc2.bias"]
+
+    assert main(["inspect", str(file)]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert any(line.startswith("fc1.weight 30×64 960 ") and line.endswith(" ± 0.1768 real") for line in lines)
+    assert any(line.startswith("head.weight 10×10 50 ") and line.endswith(" ± 0.4472 binary") for line in lines)
+    assert "the outputs are real" in lines
+    assert f"activations of ±1, with their gradients: {word}_fc1 bi-real, {word}_fc2 bi-real" in lines
+    assert f"trained besides scores: {', '.join(found['trained'])}" in lines
+
+
+def test_gains_by_channel_are_told_from_the_least_to_the_largest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = mlp(tmp_path, SPEC, binary="weights", gain="channel", weights="kaiming-normal", where="head.weight")
+    found = facts(file, capsys)
+    least, largest = found["layers"][2]["gain"]
+    assert 0 < least < largest
+    assert [layer["weights"] for layer in found["layers"]] == ["real", "real", "binary"]
+    main(["inspect", str(file)])
+    assert f"± {least:.4g} to {largest:.4g}" in capsys.readouterr().out
+
+
+def test_a_network_of_the_users_own_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "trap.py").write_text("open('ran', 'w').close()\n")
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3), nn.Linear(3, 2))
+    st.attach(model, binary="weights+activations", where=["0.weight", "2.weight"], weights="kaiming-normal")
+    st.save(st.extract(model, model_spec={**SPEC, "name": "trap:make"}), tmp_path / "t")
+    found = facts(tmp_path / "t", capsys)
+    assert [(layer["weights"], layer["inputs"], layer["gain"]) for layer in found["layers"]] == [
+        ("binary", "not seen", []),
+        ("binary", "not seen", []),
+        ("real", "not seen", []),
+    ]
+    main(["inspect", str(tmp_path / "t")])
+    assert not (tmp_path / "ran").exists()
+    lines = capsys.readouterr().out.splitlines()
+    assert "activations of ±1, with their gradients: 1 bi-real" in lines
+    assert any(line.split()[-3:] == ["binary", "not", "seen"] for line in lines)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {},
+        {"name": "my own network"},
+        {"name": "mlp"},
+        {**SPEC, "width": 0.2},
+        {**SPEC, "width": "wide"},
+        {**SPEC, "norm": ["batch"]},
+        {**SPEC, "activation": "binary"},
+        {**SPEC, "input_shape": [1, 8]},
+        {**SPEC, "input_shape": "188"},
+        {**SPEC, "input_shape": [1.5, 8, 8]},
+        {**SPEC, "name": "torchvision:resnet18"},
+    ],
+)
+def test_a_ticket_that_is_not_of_the_network_it_names_is_shown_all_the_same(
+    spec: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = facts(mlp(tmp_path, SPEC), capsys)
+    st.save(replace(st.load(tmp_path / "mlp"), model=spec), tmp_path / "other")
+    other = facts(tmp_path / "other", capsys)
+    assert {layer["inputs"] for layer in found["layers"]} == {"real"}
+    assert {layer["inputs"] for layer in other["layers"]} == {"not seen"}
+    assert other["tensors"] == found["tensors"]
+
+
+@pytest.mark.parametrize("network", ["own", "built in"])
+def test_inspection_leaves_the_file_and_the_generators_alone(
+    network: str, ticket: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ticket = ticket if network == "own" else mlp(tmp_path, SPEC)
     before, state = ticket.read_bytes(), torch.get_rng_state()
-    main(["inspect", str(ticket)])
+    assert main(["inspect", str(ticket)]) == 0
     capsys.readouterr()
     assert ticket.read_bytes() == before
     assert torch.equal(torch.get_rng_state(), state)

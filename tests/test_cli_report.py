@@ -28,7 +28,22 @@ def report(**changes: Any) -> dict[str, Any]:
         "dataset": "digits",
         "seeds": [0, 1, 2],
         "batch_norm": "none",
+        "layers": [layer("fc1.weight"), layer("head.weight")],
+        "prizes": {},
         **changes,
+    }
+
+
+def layer(name: str, weights: str = "real", inputs: str = "real") -> dict[str, Any]:
+    return {"name": name, "weights": weights, "inputs": inputs, "gain": [0.5] if weights == "binary" else []}
+
+
+def prizes(trained: float | None = None, *, weight: int = 1, activation: int = 1) -> dict[str, Any]:
+    difference = None if trained is None else -0.0175
+    return {
+        "accuracy": {"ticket": 0.9625, "trained": trained, "difference": difference},
+        "weights": {"digest": "fedcba9876543210" * 4, "unchanged": True},
+        "bits": {"weight": weight, "activation": activation, "layers": 2, "layers_with_binary_inputs": 1},
     }
 
 
@@ -72,3 +87,40 @@ def test_the_comparison_with_the_trained_network_has_its_interval(capsys: pytest
 def test_a_report_without_controls_is_a_table_of_one_row(capsys: pytest.CaptureFixture[str]) -> None:
     lines = printed(capsys, report(controls={}))
     assert sum(line.startswith(("ticket", "random")) for line in lines) == 1
+
+
+# Three prizes
+
+BINARY = [layer("fc1.weight", "binary"), layer("head.weight", "binary", "binary")]
+
+
+def test_a_binary_ticket_has_a_row_for_each_prize(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [" ".join(line.split()) for line in printed(capsys, report(layers=BINARY, prizes=prizes(0.98)))]
+    assert lines[lines.index("prize") + 2 :][:5] == [
+        "accuracy 0.9625 trained dense network: 0.9800, difference -0.0175",
+        "no weight trained unchanged SHA-256 fedcba9876543210…",
+        "binary 1/1 bits a weight/an activation; 1 of 2 layers read ±1",
+        "real weights: none",
+        "real inputs: fc1.weight; the outputs are real",
+    ]
+
+
+def test_a_trained_network_that_was_not_measured_is_said_to_be_so(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [" ".join(line.split()) for line in printed(capsys, report(layers=BINARY, prizes=prizes()))]
+    assert "accuracy 0.9625 trained dense network: not measured: --controls trained" in lines
+
+
+def test_what_stays_real_is_named_and_so_is_what_nobody_saw(capsys: pytest.CaptureFixture[str]) -> None:
+    layers = [layer("a", "binary"), layer("b"), layer("c", "binary", "not seen"), layer("d", "binary", "binary")]
+    lines = printed(capsys, report(layers=layers, prizes=prizes(weight=32)))
+    assert "real weights: b" in lines
+    assert "real inputs: a, b, c (not seen); the outputs are real" in lines
+    assert any(line.split()[:3] == ["binary", "32/1", "bits"] for line in lines)
+
+
+@pytest.mark.parametrize("layers", [[], [layer("fc1.weight")], [layer("fc1.weight", inputs="not seen")]])
+def test_of_an_ordinary_ticket_no_prize_is_printed(
+    layers: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "\n".join(printed(capsys, report(layers=layers, prizes=prizes(0.98))))
+    assert not any(word in text for word in ("prize", "bits a weight/", "real weights", "real inputs", "outputs"))

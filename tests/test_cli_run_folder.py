@@ -32,9 +32,23 @@ def make_checkpoint(folder: RunFolder) -> None:
 
 def report(digest: str = "d", **controls: int) -> dict[str, Any]:
     return {
-        "ticket": {"weights_digest": digest},
-        "controls": {name: {"n": n} for name, n in controls.items()},
+        "ticket": {"weights_digest": digest, "test_accuracy": 0.75},
+        "controls": {name: {"n": n, "mean": n / 16} for name, n in controls.items()},
         "seeds": list(range(max(controls.values(), default=0))),
+        "layers": [
+            {"name": "fc1.weight", "weights": "binary", "inputs": "real", "gain": [0.5]},
+            {"name": "head.weight", "weights": "binary", "inputs": "binary", "gain": [0.5]},
+        ],
+        "prizes": "those of what was measured just now",
+    }
+
+
+def prizes(trained: float | None = None) -> dict[str, Any]:
+    """The prizes of ``report()`` beside a trained network of this accuracy."""
+    return {
+        "accuracy": {"ticket": 0.75, "trained": trained, "difference": None if trained is None else 0.75 - trained},
+        "weights": {"digest": "d", "unchanged": True},
+        "bits": {"weight": 1, "activation": 1, "layers": 2, "layers_with_binary_inputs": 1},
     }
 
 
@@ -144,13 +158,17 @@ def test_a_run_goes_on_with_its_own_options(folder: RunFolder) -> None:
 @pytest.mark.parametrize("name", sorted(PLACE | {"precision", "channels_last"}))
 def test_a_run_may_go_on_elsewhere(name: str, folder: RunFolder) -> None:
     values = {"device": "cpu", "data_dir": Path("x"), "download": True, "out": Path("y"), "track": "tensorboard"}
-    values |= {"precision": "fp32", "channels_last": "off"}
+    values |= {"precision": "fp32", "channels_last": "off", "workers": 3}
     begin(folder)
     assert getattr(folder.options_to_resume(None, {name: values[name]}), name) == values[name]
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("seed", 1), ("density", 0.3), ("model", "conv2"), ("epochs", 9), ("where", ("fc*",))]
+    ("name", "value"),
+    [
+        *(("seed", 1), ("density", 0.3), ("model", "conv2"), ("epochs", 9), ("where", ("fc*",))),
+        *(("binary", "weights"), ("gain", "channel"), ("activations", ("relu*",)), ("activation_gradient", "bi-real")),
+    ],
 )
 def test_a_run_does_not_go_on_as_another(name: str, value: Any, folder: RunFolder) -> None:
     begin(folder)
@@ -229,9 +247,29 @@ def test_a_report_grows_by_what_is_measured_later(folder: RunFolder) -> None:
     begin(folder)
     folder.write_report(report(random=3, untrained=3))
     merged = folder.write_report(report(random=1, shuffled=2))
-    assert merged["controls"] == {"random": {"n": 1}, "untrained": {"n": 3}, "shuffled": {"n": 2}}
+    assert {name: control["n"] for name, control in merged["controls"].items()} == {
+        "random": 1,
+        "untrained": 3,
+        "shuffled": 2,
+    }
     assert merged["seeds"] == [0, 1, 2]
     assert json.loads(folder.report.read_text()) == merged
+
+
+def test_the_prizes_are_those_of_all_that_was_measured(folder: RunFolder) -> None:
+    begin(folder)
+    assert folder.write_report(report(random=3))["prizes"] == prizes()
+    # The trained network is measured later, then stays, then is measured again.
+    assert folder.write_report(report(trained=4))["prizes"] == prizes(0.25)
+    assert folder.write_report(report(shuffled=2))["prizes"] == prizes(0.25)
+    assert folder.write_report(report(trained=8))["prizes"] == prizes(0.5)
+    assert json.loads(folder.report.read_text())["prizes"] == prizes(0.5)
+
+
+def test_the_prizes_of_another_ticket_are_not_taken_over(folder: RunFolder) -> None:
+    begin(folder)
+    folder.write_report(report("other", trained=4))
+    assert folder.write_report(report(random=3))["prizes"] == prizes()
 
 
 def test_a_comparison_stays_until_it_is_made_again(folder: RunFolder) -> None:
@@ -246,7 +284,7 @@ def test_a_comparison_stays_until_it_is_made_again(folder: RunFolder) -> None:
 def test_nothing_is_taken_over_from_a_report_that_is_not_of_this_ticket(before: str, folder: RunFolder) -> None:
     begin(folder)
     folder.report.write_text(before)
-    assert folder.write_report(report(shuffled=1)) == report(shuffled=1)
+    assert folder.write_report(report(shuffled=1)) == {**report(shuffled=1), "prizes": prizes()}
 
 
 def test_a_checkpoint_is_removed_and_may_be_missing(folder: RunFolder) -> None:
@@ -289,6 +327,13 @@ def test_the_options_of_a_ticket_are_those_of_its_run_or_of_its_provenance(folde
     assert config_of(found, None, {"data": "mnist"}) == RunConfig(
         model="conv2", width=0.5, where=("fc*",), densities={"fc*": 0.3}, data="mnist"
     )
+
+
+def test_the_gain_of_the_law_in_a_ticket_of_format_1_is_read(folder: RunFolder) -> None:
+    found = config_of(ticket(config={"model": "mlp", "gain": 2.0}), None, {})
+    assert found == RunConfig(model="mlp", weight_gain=2.0)
+    for gain in (None, "channel"):
+        assert config_of(ticket(config={"model": "mlp", "gain": gain}), None, {}) == RunConfig(model="mlp", gain=gain)
 
 
 @pytest.mark.parametrize("provenance", [{}, {"config": "conv2"}, {"config": {"unheard_of": 1}}])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from strongticket.data import BatchLoader, Split
+from strongticket.data import BatchLoader, Split, make_loader
 from strongticket.errors import ConfigError
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -169,6 +169,20 @@ def test_an_empty_split_gives_no_batch() -> None:
     batches = loader(split(0))
     assert len(batches) == 0
     assert list(batches) == []
+
+
+@pytest.mark.parametrize("workers", [None, 0, 2])
+def test_images_in_memory_need_no_worker_processes(workers: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("strongticket.data.streaming.DataLoader", refuse)
+    options: dict[str, Any] = {"batch_size": 8, "mean": MEAN, "std": STD, "shuffle": True, "augment": "crop-flip"}
+    found = list(make_loader(split(), workers=workers, **options))
+    assert len(found) == 3
+    for (inputs, labels), (other, same) in zip(found, loader(split(), shuffle=True, augment="crop-flip"), strict=True):
+        assert torch.equal(inputs, other)
+        assert torch.equal(labels, same)
 
 
 def test_the_images_of_the_split_are_never_written_to() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader
 
-from strongticket.data import BatchLoader, FileSplit, Split, StreamLoader, make_loader
+from strongticket.data import BatchLoader, FileSplit, Split, StreamLoader, make_loader, streaming
 from strongticket.data.folders import load_image_folder
 from strongticket.errors import ConfigError, DataError
 
@@ -94,9 +96,11 @@ def test_an_epoch_is_a_pure_function_of_seed_and_epoch(files: FileSplit) -> None
 
 # From Python 3.12 a fork of a process with threads warns; torch's loader forks by default.
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-def test_worker_processes_change_nothing(files: FileSplit) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_worker_processes_change_nothing(files: FileSplit, processes: int) -> None:
     options: dict[str, Any] = {"shuffle": True, "augment": "crop-flip", "channels_last": True}
-    here, there = (list(loader(files, workers=workers, **options)) for workers in (0, 1))
+    here, there = (list(loader(files, workers=workers, **options)) for workers in (0, processes))
+    assert len(here) == 3
     for (inputs, labels), (same, also) in zip(here, there, strict=True):
         assert torch.equal(inputs, same)
         assert torch.equal(labels, also)
@@ -150,6 +154,30 @@ def test_the_right_loader_is_made_for_either_kind_of_split(files: FileSplit) -> 
     assert isinstance(make_loader(memory, batch_size=2, mean=MEAN, std=STD), BatchLoader)
     assert isinstance(make_loader(files, batch_size=2, mean=MEAN, std=STD), StreamLoader)
     assert len(make_loader(files, batch_size=2, mean=MEAN, std=STD, drop_last=True)) == 5
+
+
+@pytest.mark.parametrize(
+    ("asked", "processors", "expected"), [(None, 3, 3), (None, 64, 8), (0, 3, 0), (1, 3, 1), (20, 3, 20)]
+)
+def test_as_many_processes_read_as_asked_for_or_one_a_processor_up_to_eight(
+    asked: int | None, processors: int, expected: int, files: FileSplit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = []
+
+    def note(*arguments: Any, num_workers: int, **options: Any) -> Any:
+        counts.append(num_workers)
+        return DataLoader(*arguments, num_workers=0, **options)
+
+    monkeypatch.setattr(streaming, "DataLoader", note)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(processors), raising=False)
+    batches = make_loader(files, batch_size=4, mean=MEAN, std=STD, workers=asked)
+    assert torch.cat([labels for _, labels in batches]).tolist() == list(range(11))
+    assert counts == [expected]
+
+
+def test_a_negative_number_of_processes_is_refused_where_files_are_read(files: FileSplit) -> None:
+    with pytest.raises(ConfigError, match="workers is -1; it must be at least 0"):
+        make_loader(files, batch_size=4, mean=MEAN, std=STD, workers=-1)
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from strongticket import SearchConfig, attach, evaluate, extract, search
 from strongticket.errors import ConfigError
-from strongticket.evaluate import CONTROLS
+from strongticket.evaluate import CONTROLS, layers_of
+from strongticket.weights import BinaryActivation
 
 CONFIG = SearchConfig(epochs=12, learning_rate=0.5, device="cpu", precision="fp32", trained_learning_rate=0.2)
 
@@ -136,6 +138,84 @@ def test_progress_names_every_control_and_seed(ticket):
         on_control=lambda name, seed: heard.append((name, seed)),
     )
     assert heard == [("random", 5), ("random", 6), ("inverted", 5)]
+
+
+# Binary tickets
+
+
+class Watched:
+    """A factory that remembers what it built, and each network's weights as they were at first."""
+
+    def __init__(self, activation: type[nn.Module] = nn.ReLU) -> None:
+        self.activation = activation
+        self.built: list[nn.Sequential] = []
+        self.first: list[torch.Tensor] = []
+
+    def __call__(self) -> nn.Module:
+        model = nn.Sequential(nn.Linear(10, 64), nn.BatchNorm1d(64), self.activation(), nn.Linear(64, 4))
+        self.built.append(model)
+        self.first.append(model[0].weight.detach().clone())
+        return model
+
+    @property
+    def trained(self) -> list[bool]:
+        """Whether each network is an ordinary one that learned."""
+        return [
+            type(model[0]) is nn.Linear and not torch.equal(model[0].weight, first)
+            for model, first in zip(self.built, self.first, strict=True)
+        ]
+
+
+@pytest.fixture(scope="module")
+def binary_ticket():
+    model = Watched(BinaryActivation)()
+    attach(model, binary="weights+activations", weights="kaiming-normal")
+    search(model, batches(0), CONFIG)
+    return extract(model)
+
+
+def test_the_real_valued_network_is_what_trains_and_nothing_else_does(binary_ticket):
+    build, dense = Watched(BinaryActivation), Watched()
+    options = {"controls": ("trained", "random"), "seeds": (0, 1), "train": batches(0), "config": CONFIG}
+    report = evaluate(binary_ticket, build, batches(1), build_dense=dense, **options)
+    assert dense.trained == [True, True]  # one a seed
+    assert build.trained == [False] * 3  # the ticket, and random twice
+    assert all(isinstance(model[2], nn.ReLU) for model in dense.built)
+    inputs, labels = (torch.cat(part) for part in zip(*batches(1), strict=True))
+    accuracies = [float((model.eval()(inputs).argmax(1) == labels).double().mean()) for model in dense.built]
+    assert report.controls["trained"].accuracies == pytest.approx(accuracies)
+    trained = report["prizes"]["accuracy"]
+    assert trained["trained"] == pytest.approx(sum(accuracies) / 2)
+    assert trained["difference"] == pytest.approx(report.measurement.accuracy - sum(accuracies) / 2)
+
+
+def test_the_plain_network_trains_where_no_other_is_named(binary_ticket):
+    build = Watched(BinaryActivation)
+    evaluate(binary_ticket, build, batches(1), controls=("trained",), seeds=(0,), train=batches(0), config=CONFIG)
+    assert build.trained == [False, True]
+
+
+def test_all_networks_beside_the_ticket_are_binary_as_it_is(binary_ticket):
+    build = Watched(BinaryActivation)
+    controls = tuple(name for name in CONTROLS if name != "trained")
+    report = evaluate(binary_ticket, build, batches(1), controls=controls, seeds=(0,))
+    assert [(layer.name, layer.weights, layer.inputs) for layer in report.layers] == [
+        ("0.weight", "binary", "real"),
+        ("3.weight", "binary", "binary"),
+    ]
+    assert len(build.built) == 1 + len(controls)
+    for model in build.built:
+        found = layers_of(model, batches(1)[0][0])
+        assert [(layer.weights, layer.inputs) for layer in found] == [("binary", "real"), ("binary", "binary")]
+        for layer, position in zip(found, (0, 3), strict=True):
+            values = model[position].weight.detach()
+            np.testing.assert_allclose(values[values != 0].abs().numpy(), layer.gain[0], rtol=1e-6)
+    assert report["prizes"]["bits"] == {"weight": 1, "activation": 1, "layers": 2, "layers_with_binary_inputs": 1}
+
+
+def test_an_ordinary_ticket_is_reported_as_real(report):
+    assert {(layer["weights"], layer["inputs"]) for layer in report["layers"]} == {("real", "real")}
+    assert report["prizes"]["bits"]["weight"] == report["prizes"]["bits"]["activation"] == 32
 
 
 @pytest.mark.parametrize(

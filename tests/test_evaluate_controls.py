@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from strongticket import apply, attach, extract
 from strongticket.errors import ConfigError
 from strongticket.evaluate.controls import CONTROLS, check_controls, control_ticket
 from strongticket.masks import edges, frozen_weights
+from strongticket.weights import BinaryActivation
 
 
 def network() -> nn.Module:
@@ -98,6 +100,26 @@ def test_an_untrained_control_is_dense_and_new(ticket):
     untrained = control_ticket("untrained", ticket, network(), 0)
     assert untrained.density == 1
     assert untrained.weights_digest != ticket.weights_digest
+
+
+@pytest.mark.parametrize("name", [name for name in CONTROLS if name != "trained"])
+def test_the_controls_of_a_binary_ticket_are_binary_with_gains_of_their_own(name):
+    model = network()
+    options = {"binary": "weights+activations", "activation_gradient": "clipped-identity"}
+    attach(model, density=0.3, seed=4, weights="kaiming-normal", **options)
+    found = extract(model)
+    control = control_ticket(name, found, network(), 0)
+    assert control.binary == found.binary
+    applied = apply(control, network())
+    assert [type(applied[n]) for n in (1, 3)] == [BinaryActivation] * 2
+    assert [applied[n].gradient for n in (1, 3)] == ["clipped-identity"] * 2
+    hidden = applied[1](applied[0](torch.randn(9, 20, generator=torch.Generator().manual_seed(0))))
+    assert sorted(hidden.unique().tolist()) == [-1, 1]
+    for n in (0, 2, 4):
+        drawn, mask = frozen_weights(applied)[f"{n}.weight"].double().numpy(), control.masks[f"{n}.weight"].numpy()
+        alpha = np.abs(drawn[mask]).mean()
+        expected = np.where(mask, np.where(drawn < 0, -alpha, alpha), 0)
+        np.testing.assert_allclose(applied[n].weight.numpy(), expected, rtol=1e-6)
 
 
 def test_an_unknown_control_is_refused_with_the_nearest_name():
