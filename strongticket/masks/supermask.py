@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..weights import GainGroups, binary_sign, gains
 from .rules import Rule
+from .straight_through import masked
 
 
 class _Mask(nn.Module):
@@ -66,7 +67,7 @@ class FixedMask(_Mask):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return what the kept edges of ``weight`` carry, +0 elsewhere (never −0)."""
-        return torch.where(self.mask, self.carried(weight), 0)
+        return masked(self.carried(weight), self.mask)
 
 
 def _is_to_be_made_binary(weight: Tensor) -> bool:
