@@ -13,7 +13,7 @@ import torch
 
 from strongticket import Ticket, apply
 from strongticket.errors import StrongTicketError
-from strongticket.evaluate import Layer, layers_of
+from strongticket.evaluate import Layer, Values, layers_of, outputs_of
 from strongticket.models import check_fits
 from strongticket.models.registry import TORCHVISION
 from strongticket.search import seeded
@@ -47,6 +47,7 @@ def facts_of(ticket: Ticket, *, file_bytes: int) -> dict[str, Any]:
     and stored tensors take as float32.
     """
     tensors = [_tensor_facts(name, ticket) for name in ticket.tensors]
+    layers, outputs = _layers(ticket)
     masked = [tensor for tensor in tensors if tensor["masked"]]
     values = sum(tensor["total"] for tensor in tensors) + sum(tensor.numel() for tensor in ticket.stored.values())
     return {
@@ -65,7 +66,8 @@ def facts_of(ticket: Ticket, *, file_bytes: int) -> dict[str, Any]:
         "masks_digest": digest(ticket.masks),
         "trained": list(ticket.trained),
         "binary": {"gain": ticket.binary.gain, "activations": dict(ticket.binary.activations)},
-        "layers": [layer.as_dict() for layer in _layers(ticket)],
+        "layers": [layer.as_dict() for layer in layers],
+        "outputs": outputs,
         "stored": {name: list(tensor.shape) for name, tensor in ticket.stored.items()},
         "model": dict(ticket.model),
         "provenance": dict(ticket.provenance),
@@ -95,23 +97,25 @@ def _tensor_facts(name: str, ticket: Ticket) -> dict[str, Any]:
     }
 
 
-def _layers(ticket: Ticket) -> list[Layer]:
-    """Return what is binary layer by layer; what a layer reads is seen on the networks that this package builds.
+def _layers(ticket: Ticket) -> tuple[list[Layer], Values]:
+    """Return what is binary layer by layer, and whether the outputs are.
 
-    A user's own factory is not called: to inspect a file is not to run what it names. Nothing is seen either where the
-    ticket is not one of the network that it names.
+    What a layer reads is seen on the networks that this package builds. A user's own factory is not called: to inspect
+    a file is not to run what it names. Nothing is seen either where the ticket is not one of the network that it names.
     """
     name, shape = str(ticket.model.get("name", ":")), ticket.model.get("input_shape", ())
     if ":" not in name or name.startswith(TORCHVISION):
         with suppress(StrongTicketError), seeded(0):  # a network that initialises itself draws from torch's generator
             model = apply(ticket, network_of(ticket.model))
             check_fits(model, tuple(shape), len(ticket.model["classes"]))
-            return layers_of(model, torch.randn(2, *shape))
+            images = torch.randn(2, *shape)
+            return layers_of(model, images), outputs_of(model, images)
     binary = ticket.binary.gain is not None
-    return [
+    layers = [
         Layer(name, "binary" if binary and tensor.masked else "real", "not seen")
         for name, tensor in ticket.tensors.items()
     ]
+    return layers, "not seen"
 
 
 def _print(facts: Mapping[str, Any]) -> None:
@@ -123,7 +127,7 @@ def _print(facts: Mapping[str, Any]) -> None:
     print_table(
         ["tensor", "shape", "kept", "of", "density", "bits a weight", "entropy bound", "weights", "inputs"], rows
     )
-    print_line("the outputs are real")
+    print_line(f"outputs: {facts['outputs']}")
     if signs := facts["binary"]["activations"]:
         print_line(f"activations of ±1, with their gradients: {_pairs(signs)}")
     print_line()

@@ -60,7 +60,8 @@ def _print_prizes(report: Mapping[str, Any]) -> None:
             for layer in layers
             if layer[part] != "binary"
         ]
-        print_line(f"real {part}: {', '.join(real) or 'none'}{'; the outputs are real' if part == 'inputs' else ''}")
+        print_line(f"real {part}: {', '.join(real) or 'none'}")
+    print_line(f"outputs: {report['outputs']}")
 
 
 def _quality(values: Mapping[str, Any]) -> list[str]:

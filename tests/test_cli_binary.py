@@ -219,7 +219,7 @@ def test_the_three_prizes_have_a_row_each_once_the_trained_network_is_measured(
         f"no weight trained unchanged SHA-256 {report['ticket']['weights_digest'][:16]}…",
         "binary 1/1 bits a weight/an activation; 2 of 3 layers read ±1",
         "real weights: none",
-        "real inputs: fc1.weight; the outputs are real",
+        "real inputs: fc1.weight",
     ]
     # What is measured later leaves the first prize as it is.
     assert json_of(capsys, "evaluate", run, *QUICK)["prizes"] == report["prizes"]
@@ -231,7 +231,7 @@ def test_the_prizes_are_printed_by_search_too(tmp_path: Path, capsys: pytest.Cap
     accuracy = report_of(run)["ticket"]["test_accuracy"]
     assert f"accuracy {accuracy:.4f} trained dense network: not measured: --controls trained" in lines
     assert "binary 1/32 bits a weight/an activation; 0 of 3 layers read ±1" in lines
-    assert "real inputs: fc1.weight, fc2.weight, head.weight; the outputs are real" in lines
+    assert "real inputs: fc1.weight, fc2.weight, head.weight" in lines
 
 
 def test_of_an_ordinary_ticket_no_prize_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -303,7 +303,7 @@ def test_inspect_tells_what_is_binary_what_is_real_and_what_was_trained(
         (gain,) = layer["gain"]
         row = next(line for line in lines if line.startswith(layer["name"]))
         assert row.endswith(f" ± {gain:.4g} {layer['inputs']}")
-    assert "the outputs are real" in lines
+    assert "outputs: real" in lines
     assert "trained besides scores: norm_fc1.weight, norm_fc1.bias, norm_fc2.weight, norm_fc2.bias" in lines
 
 

@@ -152,7 +152,7 @@ def test_binary_layers_and_real_inputs_are_told(
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert any(line.startswith("fc1.weight 30×64 960 ") and line.endswith(" ± 0.1768 real") for line in lines)
     assert any(line.startswith("head.weight 10×10 50 ") and line.endswith(" ± 0.4472 binary") for line in lines)
-    assert "the outputs are real" in lines
+    assert "outputs: real" in lines
     assert f"activations of ±1, with their gradients: {word}_fc1 bi-real, {word}_fc2 bi-real" in lines
     assert f"trained besides scores: {', '.join(found['trained'])}" in lines
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from strongticket import apply, attach, extract
 from strongticket.errors import ModelError
-from strongticket.evaluate import Layer, layers_of
+from strongticket.evaluate import Layer, layers_of, outputs_of
 from strongticket.masks import frozen_weights
 from strongticket.weights import BinaryActivation
 
@@ -312,3 +312,10 @@ def test_a_layer_is_json() -> None:
 def test_a_network_without_a_ticket_is_refused() -> None:
     with pytest.raises(ModelError, match="this model has no masks"):
         layers_of(chain(), None)
+
+
+def test_outputs_are_binary_only_where_the_last_thing_is_a_sign():
+    images = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+    assert outputs_of(nn.Linear(6, 2), images) == "real"
+    assert outputs_of(nn.Sequential(nn.Linear(6, 2), BinaryActivation()), images) == "binary"
+    assert outputs_of(nn.LSTM(6, 2), images) == "not seen"

@@ -395,3 +395,24 @@ def test_an_activation_with_a_parameter_of_its_own_goes_with_it():
     assert not [name for name in ticket.stored if name.startswith("1.")]
     inputs = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
     assert torch.equal(apply(ticket, build())(inputs), model.eval()(inputs))
+
+
+class Calling(Wrapped):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.layer(x))
+
+
+class Overriding(Calling):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.act(self.layer(x))
+
+
+class Extending(Calling):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.act(super().forward(x))
+
+
+def test_a_forward_pass_that_is_overridden_does_not_count_unless_it_is_called():
+    assert choose_activations(Overriding(act=nn.ReLU()), None) == ["act"]
+    with pytest.raises(ModelError, match="Extending calls relu"):
+        choose_activations(Extending(act=nn.ReLU()), None)

@@ -3,7 +3,7 @@
 from .accuracy import Interval, Measurement, calibration_error, measure, paired_bootstrap
 from .controls import CONTROLS
 from .evaluate import evaluate
-from .layers import Layer, layers_of
+from .layers import Layer, Values, layers_of, outputs_of
 from .report import ControlResult, Report, prizes
 
 __all__ = [
@@ -13,10 +13,12 @@ __all__ = [
     "Layer",
     "Measurement",
     "Report",
+    "Values",
     "calibration_error",
     "evaluate",
     "layers_of",
     "measure",
+    "outputs_of",
     "paired_bootstrap",
     "prizes",
 ]

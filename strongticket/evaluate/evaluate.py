@@ -13,7 +13,7 @@ from ..search.loop import Batches
 from ..ticket import Ticket, apply, mask_bits, to_bytes
 from .accuracy import Measurement, measure, paired_bootstrap
 from .controls import DETERMINISTIC, check_controls, control_ticket
-from .layers import layers_of
+from .layers import layers_of, outputs_of
 from .report import ControlResult, Report
 from .statistics import has_running_statistics, reestimate
 
@@ -67,6 +67,7 @@ def evaluate(
     model = apply(ticket, build_model())
     placement = place(model, exact)
     measurement = measure(model, batches, placement=placement)
+    few = _first_inputs(batches, placement)
     results: dict[str, ControlResult] = {}
     for control in controls:
         runs = [run(control, seed) for seed in (seeds[:1] if control in DETERMINISTIC else seeds)]
@@ -85,7 +86,8 @@ def evaluate(
         controls=results,
         seeds=tuple(seeds),
         batch_norm=_batch_norm_note(model, train is not None),
-        layers=tuple(layers_of(model, _first_inputs(batches, placement))),
+        layers=tuple(layers_of(model, few)),
+        outputs=outputs_of(model, few),
         dataset=dataset,
         against_trained=against,
     )

@@ -68,6 +68,15 @@ def layers_of(model: nn.Module, inputs: Tensor | None) -> list[Layer]:
     return layers
 
 
+@torch.no_grad()
+def outputs_of(model: nn.Module, inputs: Tensor) -> Values:
+    """Say whether what ``model`` answers to ``inputs`` is real or ±1, as after a final activation that is a sign."""
+    outputs = model.eval()(inputs)
+    if not isinstance(outputs, Tensor):
+        return "not seen"
+    return "binary" if bool((outputs.abs() == 1).all()) else "real"
+
+
 def _number_of_inputs(module: nn.Module) -> int:
     """Return how many of the first arguments are multiplied with weights; states and masks come after them."""
     if isinstance(module, nn.MultiheadAttention):

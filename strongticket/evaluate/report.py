@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from .accuracy import Interval, Measurement
-from .layers import Layer
+from .layers import Layer, Values
 
 _REAL_BITS = 32
 
@@ -45,7 +45,8 @@ class Report:
     """A ticket beside its controls.
 
     ``bits_per_weight`` is the size of the coded masks over the number of masked weights; ``file_bytes``
-    the size of the whole ticket file. ``layers`` says of each weight what is binary. ``against_trained``
+    the size of the whole ticket file. ``layers`` says of each weight what is binary, ``outputs`` the same of
+    the network's outputs. ``against_trained``
     is the paired difference of the ticket and the trained dense networks. ``batch_norm`` says where
     statistics came from; ``trained`` names what learned besides scores.
     """
@@ -60,6 +61,7 @@ class Report:
     seeds: tuple[int, ...]
     batch_norm: str
     layers: tuple[Layer, ...] = ()
+    outputs: Values = "not seen"
     dataset: str | None = None
     against_trained: Interval | None = None
 
@@ -86,6 +88,7 @@ class Report:
             "seeds": list(self.seeds),
             "batch_norm": self.batch_norm,
             "layers": [layer.as_dict() for layer in self.layers],
+            "outputs": self.outputs,
         }
         if self.against_trained is not None:
             interval = self.against_trained

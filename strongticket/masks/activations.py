@@ -179,9 +179,12 @@ def _names_called(kind: type[nn.Module]) -> list[str]:
     names, position = ["forward"], 0
     while position < len(names):
         for found in methods:
-            method = found.get(names[position])
-            code = getattr(unwrap(getattr(method, "__func__", method)), "__code__", None)  # type: ignore[arg-type]
-            names += [name for name in _names_in(code) if name not in names]
+            if names[position] in found:
+                method = found[names[position]]
+                looked_up = _names_in(getattr(unwrap(getattr(method, "__func__", method)), "__code__", None))
+                names += [name for name in looked_up if name not in names]
+                if "super" not in looked_up:
+                    break
         position += 1
     return names
 

@@ -31,19 +31,17 @@ def check_fits(model: nn.Module, input_shape: tuple[int, int, int], classes: int
     name = type(model).__name__
     tensors = [*model.parameters(), *model.buffers()]
     floating = [tensor for tensor in tensors if tensor.is_floating_point()]
-    images = torch.zeros(
-        (2, *input_shape),
-        device=tensors[0].device if tensors else None,
-        dtype=floating[0].dtype if floating else None,
-    )
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:
+        images = torch.zeros(
+            (2, *input_shape),
+            device=tensors[0].device if tensors else None,
+            dtype=floating[0].dtype if floating else None,
+        )
         with torch.no_grad():
             outputs = model(images)
-    except (
-        Exception
-    ) as error:  # layers raise RuntimeError, but networks check shapes with asserts and errors of any kind
+    except Exception as error:  # a layer raises RuntimeError, an assert of the network any kind
         raise ModelError(
             f"the model ({name}) does not take images of shape {shape_text(input_shape)}: {first_line(error)}; "
             f"use data of the shape that it was made for, or another model"
