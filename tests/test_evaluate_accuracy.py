@@ -10,8 +10,10 @@ import torch
 from sklearn.metrics import accuracy_score, log_loss
 from torch import nn
 
+from strongticket import apply, attach, extract
 from strongticket.errors import DataError
 from strongticket.evaluate import calibration_error, measure, paired_bootstrap
+from strongticket.masks import FixedMask
 from strongticket.search import SearchConfig, place
 
 PLACEMENT = place(nn.Identity(), SearchConfig(device="cpu", precision="fp32", channels_last="off"))
@@ -73,3 +75,18 @@ def test_no_batches_and_foreign_classes_are_refused():
 def test_a_batch_of_one_is_measured():
     found = measure(nn.Identity(), [(torch.tensor([[0.0, 1.0]]), torch.tensor([1]))], placement=PLACEMENT)
     assert found.accuracy == 1
+
+
+def test_a_masked_weight_is_computed_once_for_all_batches(monkeypatch):
+    model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
+    attach(model, density=0.5)
+    ticket = extract(model)
+    carrier = apply(ticket, nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)))
+    calls = []
+    forward = FixedMask.forward
+    monkeypatch.setattr(FixedMask, "forward", lambda self, weight: (calls.append(1), forward(self, weight))[1])
+    batches = [(torch.randn(5, 6), torch.tensor([0, 1, 2, 0, 1])) for _ in range(4)]
+    measure(carrier, batches, placement=PLACEMENT)
+    assert len(calls) == 2
+    carrier(batches[0][0])
+    assert len(calls) == 4  # and anew afterwards

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 
 from ..errors import DataError
 from ..search import Placement
@@ -40,10 +41,11 @@ def measure(model: nn.Module, batches: Batches, *, placement: Placement) -> Meas
     """
     model.eval()
     outputs, targets = [], []
-    for inputs, labels in batches:
-        with placement.autocast():
-            outputs.append(model(placement.inputs(inputs)).float().cpu())
-        targets.append(labels.cpu())
+    with parametrize.cached():  # no mask changes, so each masked weight is computed once
+        for inputs, labels in batches:
+            with placement.autocast():
+                outputs.append(model(placement.inputs(inputs)).float().cpu())
+            targets.append(labels.cpu())
     if not outputs:
         raise DataError("there is no batch to evaluate on; expected an iterable of (input, target) batches")
     logits, labels = torch.cat(outputs), torch.cat(targets)

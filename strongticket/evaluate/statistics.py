@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.utils import parametrize
 
 from ..search import Placement
 from ..search.loop import Batches
@@ -32,12 +33,13 @@ def reestimate(model: nn.Module, batches: Batches, *, placement: Placement, exam
         norm.momentum = None  # a cumulative average over batches
         norm.train()
     seen = 0
-    for inputs, _ in batches:
-        if len(inputs) > 1:
-            model(placement.inputs(inputs))
-            seen += len(inputs)
-        if seen >= examples:
-            break
+    with parametrize.cached():  # no mask changes, so each masked weight is computed once
+        for inputs, _ in batches:
+            if len(inputs) > 1:
+                model(placement.inputs(inputs))
+                seen += len(inputs)
+            if seen >= examples:
+                break
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.eval()

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 
 from ..errors import DataError, SearchError
 from .config import SearchConfig
@@ -219,13 +220,14 @@ def validate(model: nn.Module, batches: Batches, placement: Placement) -> tuple[
     """Return accuracy and mean cross-entropy of ``model`` in evaluation mode over ``batches``."""
     model.eval()
     correct, loss, seen = 0, 0.0, 0
-    for inputs, targets in batches:
-        with placement.autocast():
-            outputs = model(placement.inputs(inputs))
-        targets = targets.to(placement.device)
-        correct += int(count_correct(outputs, targets))
-        loss += float(F.cross_entropy(outputs.float(), targets, reduction="sum"))
-        seen += targets.numel()
+    with parametrize.cached():  # no mask changes, so each masked weight is computed once
+        for inputs, targets in batches:
+            with placement.autocast():
+                outputs = model(placement.inputs(inputs))
+            targets = targets.to(placement.device)
+            correct += int(count_correct(outputs, targets))
+            loss += float(F.cross_entropy(outputs.float(), targets, reduction="sum"))
+            seen += targets.numel()
     if not seen:
         raise DataError("the validation data gave no batch; expected an iterable that can be read once an epoch")
     return correct / seen, loss / seen
