@@ -1,4 +1,4 @@
-"""The k-th largest of many scores, exactly, in little more than one pass over memory.
+"""The k-th largest of many scores, exactly, without partitioning them all.
 
 A sample says between which two values the threshold almost certainly lies. One pass counts what is above
 them and collects what is between, and only that is partitioned. If the sample misled, everything is: the answer

@@ -55,7 +55,7 @@ def binary_sign(values: Tensor) -> Tensor:
     one = torch.ones((), dtype=values.dtype, device=values.device)
     if torch.compiler.is_compiling() or values.device.type != "cpu":
         return torch.where(values >= 0, one, -one)
-    positive = values.detach() + 0.0  # −0 becomes +0; copysign is ten times as fast on a CPU as where
+    positive = values.detach() + 0.0  # −0 becomes +0; copysign takes no branch a value, as where does
     return torch.copysign(one, positive, out=positive)
 
 
