@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from strongticket.errors import ConfigError
 from strongticket.masks import Selection, edge_count, select
+from strongticket.masks.threshold import Thresholds
 
 densities = st.floats(0.0, 1.0, exclude_min=True)
 score_lists = st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60)
@@ -178,15 +179,63 @@ def test_a_pattern_that_matches_nothing_is_refused_by_the_check():
 
 
 @given(st.integers(2, 400), densities, st.integers(0, 2**31))
-def test_the_device_path_and_the_numpy_path_agree(size, density, seed):
+def test_the_path_of_a_gpu_and_that_of_a_cpu_agree(size, density, seed):
     from strongticket.masks import selection
 
     scores = torch.randint(0, 9, (size,), generator=torch.Generator().manual_seed(seed)).float()
     kept = edge_count(density, size)
-    threshold = torch.kthvalue(scores, size - kept + 1).values
-    above, level = scores > threshold, scores == threshold
-    expected = above | (level & (level.cumsum(0) <= kept - above.sum()))
-    assert np.array_equal(selection.top(scores, kept).numpy(), expected.numpy())
+    assert torch.equal(selection._top_on_device(scores, kept, "w"), selection.top(scores, kept))
+
+
+def test_the_path_of_a_gpu_refuses_nan():
+    from strongticket.masks import selection
+
+    with pytest.raises(ConfigError, match="conv1: a score is NaN"):
+        selection._top_on_device(torch.tensor([1.0, math.nan]), 1, "conv1")
+
+
+@given(st.lists(tied_lists, min_size=1, max_size=4), densities, st.floats(0, 1), st.sampled_from(["layer", "global"]))
+def test_magnitudes_are_selected_as_absolute_values_are(layers, density, floor, scope):
+    scores = {f"layer{i}": torch.tensor(values) for i, values in enumerate(layers)}
+    selection = Selection(density, scope, floor if scope == "global" else 0.0)
+    ours = selection.masks(scores, magnitudes=True)
+    absolute = selection.masks({name: s.abs() for name, s in scores.items()})
+    assert all(torch.equal(ours[name], absolute[name]) for name in scores)
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.parametrize("magnitudes", [False, True])
+def test_what_is_remembered_of_thresholds_changes_no_mask_in_a_long_search(scope, magnitudes):
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"conv": (64, 32, 6, 6), "fc": (40, 50), "head": (10, 30)}
+    scores = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    scores["conv"] = scores["conv"].to(memory_format=torch.channels_last)
+    thresholds = Thresholds()
+    for step in range(30):
+        selection = Selection(0.5 if step < 15 else 0.8 - step / 50, scope)  # the last half is a ramp
+        remembered = selection.masks(scores, magnitudes=magnitudes, thresholds=thresholds)
+        for name, mask in plainly_selected(scores, selection, magnitudes).items():
+            assert torch.equal(remembered[name], mask)
+        rate = 0.0 if step % 7 == 0 else 0.3 * 0.85**step
+        for score in scores.values():
+            score += rate * torch.randn(score.shape, generator=generator)
+
+
+def plainly_selected(scores, selection, magnitudes):
+    """The independent formula: a stable full sort, of each layer or of everything."""
+    ranked = {name: (s.abs() if magnitudes else s).flatten().numpy() for name, s in scores.items()}
+
+    def best(values):
+        mask = np.zeros(values.size, dtype=bool)
+        mask[np.argsort(-values, kind="stable")[: round(selection.density * values.size)]] = True
+        return mask
+
+    if selection.scope == "layer":
+        masks = {name: best(values) for name, values in ranked.items()}
+    else:
+        ends = np.cumsum([values.size for values in ranked.values()])[:-1]
+        masks = dict(zip(ranked, np.split(best(np.concatenate(list(ranked.values()))), ends), strict=True))
+    return {name: torch.from_numpy(mask).view(scores[name].shape) for name, mask in masks.items()}
 
 
 @pytest.mark.gpu

@@ -1,4 +1,4 @@
-"""The k-th largest is that of a full sort, whatever the values and wherever a sample would mislead."""
+"""The largest are those of a full sort, whatever the values and wherever a bracket would mislead."""
 
 from __future__ import annotations
 
@@ -9,20 +9,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from strongticket.masks import threshold
-from strongticket.masks.threshold import kth_largest
+from strongticket.masks.threshold import Thresholds, largest
 
 LARGE = 4 * threshold._SAMPLE + 12_345  # beyond this size a sample is taken
 
 
-def assert_is_that_of_a_full_sort(values: np.ndarray, kept: int) -> None:
-    found = kth_largest(values.copy(), kept)
-    expected = np.sort(values)[values.size - kept]
+def assert_is_that_of_a_full_sort(
+    values: np.ndarray, kept: int, *, parts: int = 1, magnitudes: bool = False, near: tuple | None = None
+) -> None:
+    found = largest(np.array_split(values.copy(), parts), kept, magnitudes=magnitudes, near=near)
+    ranked = np.where(values < 0, -values, values) if magnitudes else values
+    expected = np.sort(ranked)[values.size - kept]
     assert found.value == expected
-    assert found.reached == int((values >= expected).sum())
+    assert found.reached == int((ranked >= expected).sum())
+    assert np.array_equal(np.concatenate(found.masks), ranked >= expected)
 
 
 def test_the_helper_fails_on_a_wrong_threshold(monkeypatch):
-    monkeypatch.setattr(threshold, "_partitioned", lambda values, kept: threshold.Threshold(values[0], kept))
+    wrong = threshold.Largest(3.0, 1, [np.array([True, False, False])])
+    monkeypatch.setattr(threshold, "_partitioned", lambda parts, kept, magnitudes: wrong)
     with pytest.raises(AssertionError):
         assert_is_that_of_a_full_sort(np.array([3.0, 1.0, 2.0]), 2)
 
@@ -56,46 +61,103 @@ def test_many_values(kind: str, share: float):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.sampled_from(KINDS), st.integers(LARGE - 9, LARGE + 70_000), st.floats(0, 1), st.integers(0, 2**32 - 1))
-def test_any_size_and_share(kind: str, size: int, share: float, seed: int):
-    assert_is_that_of_a_full_sort(drawn(kind, size, seed), min(size, max(1, round(share * size))))
+@given(
+    st.sampled_from(KINDS),
+    st.integers(LARGE - 9, LARGE + 70_000),
+    st.floats(0, 1),
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 4),
+    st.booleans(),
+)
+def test_any_size_share_and_number_of_parts(
+    kind: str, size: int, share: float, seed: int, parts: int, magnitudes: bool
+):
+    kept = min(size, max(1, round(share * size)))
+    assert_is_that_of_a_full_sort(drawn(kind, size, seed), kept, parts=parts, magnitudes=magnitudes)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(KINDS), st.floats(0, 1), st.floats(-2, 2), st.floats(0, 2), st.booleans())
+def test_wherever_it_is_looked_for_first(kind: str, share: float, low: float, width: float, magnitudes: bool):
+    near = (np.float32(low), np.float32(low + width))
+    kept = min(LARGE, max(1, round(share * LARGE)))
+    assert_is_that_of_a_full_sort(drawn(kind, LARGE, 1), kept, magnitudes=magnitudes, near=near)
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=40), st.data())
 def test_few_values(values: list[float], data: st.DataObject):
     kept = data.draw(st.integers(1, len(values)))
-    assert_is_that_of_a_full_sort(np.array(values, dtype=np.float32), kept)
+    parts, magnitudes = data.draw(st.integers(1, 3)), data.draw(st.booleans())
+    assert_is_that_of_a_full_sort(np.array(values, dtype=np.float32), kept, parts=parts, magnitudes=magnitudes)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
-def test_any_type_of_number(dtype: type):
-    assert_is_that_of_a_full_sort((np.random.default_rng(0).random(LARGE) * 1e6).astype(dtype), LARGE // 3)
+@pytest.mark.parametrize("magnitudes", [False, True])
+def test_any_type_of_number(dtype: type, magnitudes: bool):
+    values = (np.random.default_rng(0).uniform(-1, 1, LARGE) * 1e6).astype(dtype)
+    assert_is_that_of_a_full_sort(values, LARGE // 3, magnitudes=magnitudes)
 
 
 @pytest.mark.parametrize("size", [5, LARGE])
 @pytest.mark.parametrize("place", [0, 3, -1])
 @pytest.mark.parametrize("kept", [1, 4])
-def test_nan_anywhere_is_seen(size: int, place: int, kept: int):
+@pytest.mark.parametrize("near", [None, (-1.0, 1.0), (5.0, 6.0)])
+def test_nan_anywhere_is_seen(size: int, place: int, kept: int, near: tuple | None):
     values = np.zeros(size, dtype=np.float32)
     values[place] = np.nan
-    assert np.isnan(kth_largest(values, kept).value)
+    assert np.isnan(largest([values], kept, near=near).value)
+
+
+def test_the_values_stay_as_they_were():
+    values = drawn("normal", LARGE, 2)
+    before = values.copy()
+    largest([values], 100, magnitudes=True)
+    assert np.array_equal(values, before)
 
 
 def test_threads_change_nothing(monkeypatch):
     values = drawn("normal", 4 * threshold._BLOCK + 77, 3)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    one = kth_largest(values, 1000)
+    one = largest([values], 1000)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    assert kth_largest(values, 1000) == one
+    three = largest([values], 1000)
+    assert (one.value, one.reached) == (three.value, three.reached)
+    assert np.array_equal(one.masks[0], three.masks[0])
 
 
-def test_a_sample_that_does_not_mislead_leaves_little_to_partition(monkeypatch):
-    sizes = []
-    plain = threshold._partitioned
+@pytest.fixture
+def partitioned(monkeypatch) -> list[int]:
+    """The sizes of what ``np.partition`` is given."""
+    sizes: list[int] = []
+    plain = np.partition
     monkeypatch.setattr(
-        threshold, "_partitioned", lambda values, kept: (sizes.append(values.size), plain(values, kept))[1]
+        threshold.np, "partition", lambda values, first: (sizes.append(values.size), plain(values, first))[1]
     )
-    kth_largest(drawn("normal", LARGE, 5), LARGE // 2)
-    assert sizes
-    assert max(sizes) < LARGE // 5
+    return sizes
+
+
+def test_a_sample_that_does_not_mislead_leaves_little_to_partition(partitioned):
+    largest([drawn("normal", LARGE, 5)], LARGE // 2)
+    assert len(partitioned) == 1
+    assert partitioned[0] < LARGE // 5
+
+
+def test_thresholds_that_drift_slowly_leave_next_to_nothing_to_partition(partitioned):
+    values, thresholds = drawn("normal", LARGE, 5), Thresholds()
+    for _ in range(6):
+        partitioned.clear()
+        thresholds.note("w", largest([values], LARGE // 2, near=thresholds.near("w")).value)
+        values += np.float32(0.0003)
+    assert len(partitioned) == 1
+    assert partitioned[0] < LARGE / 200
+
+
+def test_a_threshold_is_looked_for_within_four_times_its_last_change():
+    thresholds = Thresholds()
+    assert thresholds.near("w") is None
+    thresholds.note("w", 3.0)
+    assert thresholds.near("w") == (3.0, 3.0)
+    thresholds.note("w", 3.5)
+    assert thresholds.near("w") == (1.5, 5.5)
+    assert thresholds.near("v") is None

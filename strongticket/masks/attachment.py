@@ -53,6 +53,7 @@ from .slots import (
     resettable,
 )
 from .supermask import FixedMask, Supermask
+from .threshold import Thresholds
 
 _ATTRIBUTE = "_strongticket_attachment"
 
@@ -65,7 +66,7 @@ class Attachment:
     what every ticket begins with (biases zero, normalisation without effect); ``trained`` those of
     them that learn. ``binary`` says what is ±1. ``search`` says in JSON values how the masks are
     decided. ``rule`` and ``selection`` are None once the masks are fixed; ``refreshes`` counts the
-    decisions made so far.
+    decisions made so far, and ``thresholds`` remember where they found theirs.
     """
 
     seed: int
@@ -78,6 +79,7 @@ class Attachment:
     rule: Rule | None = None
     selection: Selection | None = None
     refreshes: int = 0
+    thresholds: Thresholds = field(default_factory=Thresholds, repr=False, compare=False)
 
     @property
     def masked(self) -> list[str]:
@@ -177,7 +179,7 @@ def refresh(model: nn.Module, *, density: Density | None = None) -> None:
         raise ModelError("the masks of this model are fixed; refresh belongs to a search, between attach and extract")
     selection = attachment.selection if density is None else replace(attachment.selection, density=density)
     live = edges(model)
-    moment = Moment(attachment.seed, attachment.refreshes)
+    moment = Moment(attachment.seed, attachment.refreshes, attachment.thresholds)
     with torch.no_grad():
         _put_masks(model, attachment.rule.decide(live, selection, moment))
     attachment.refreshes += 1

@@ -11,7 +11,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from itertools import accumulate
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import ConfigError
-from .threshold import Threshold, kth_largest
+from .threshold import Thresholds, largest
 
 Scope = Literal["layer", "global"]
 Density = float | Mapping[str, float]
@@ -90,36 +89,44 @@ class Selection:
                     f"together ({sum(floors.values())}); raise the density or lower the floor ({self.floor:g})"
                 )
 
-    def masks(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return one bool mask a tensor: True for the largest scores. See ``select``."""
+    def masks(
+        self, scores: Mapping[str, Tensor], *, magnitudes: bool = False, thresholds: Thresholds | None = None
+    ) -> dict[str, Tensor]:
+        """Return one bool mask a tensor: True for the largest scores, or with ``magnitudes`` the largest |score|.
+
+        See ``select``. ``thresholds`` remember where to look; they change no mask.
+        """
+        thresholds = thresholds or Thresholds()
         if self.scope == "layer":
-            return {name: _mask(s, edge_count(self.density_of(name), s.numel()), name) for name, s in scores.items()}
-        return self._global_masks(scores) if scores else {}
+            return {
+                name: _chosen({name: s}, edge_count(self.density_of(name), s.numel()), name, magnitudes, thresholds)[
+                    name
+                ]
+                for name, s in scores.items()
+            }
+        return self._global_masks(scores, magnitudes, thresholds) if scores else {}
 
     def _global_counts(self, sizes: Mapping[str, int]) -> tuple[int, dict[str, int]]:
         floors = {name: edge_count(self.floor, size) for name, size in sizes.items()}
         return edge_count(self.density_of("*"), sum(sizes.values())), floors
 
-    def _global_masks(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        sizes = {name: s.numel() for name, s in scores.items()}
-        kept, floors = self._global_counts(sizes)
+    def _global_masks(
+        self, scores: Mapping[str, Tensor], magnitudes: bool, thresholds: Thresholds
+    ) -> dict[str, Tensor]:
+        kept, floors = self._global_counts({name: s.numel() for name, s in scores.items()})
         kept = max(kept, sum(floors.values()))
-        untied = _without_ties(scores, kept, "the scores")
-        if untied and all(int(mask.count_nonzero()) >= floors[name] for name, mask in untied.items()):
-            return untied
-        device = next(iter(scores.values())).device
-        everything = torch.cat([flat(s, name).to(device) for name, s in scores.items()])
-        chosen = top(everything, kept, "the scores")
-        ends = list(accumulate(sizes.values()))
-        parts = dict(zip(sizes, torch.tensor_split(chosen, ends[:-1]), strict=True))
-        if any(int(part.sum()) < floors[name] for name, part in parts.items()):
-            # Each layer's best edges first, then the best of all that is left.
-            values = dict(zip(sizes, torch.tensor_split(everything, ends[:-1]), strict=True))
-            chosen = torch.cat([top(values[name], floors[name], name) for name in sizes])
-            rest = ~chosen
-            chosen[rest] = top(everything[rest], kept - sum(floors.values()), "the scores")
-            parts = dict(zip(sizes, torch.tensor_split(chosen, ends[:-1]), strict=True))
-        return {name: _in_shape_of(part, scores[name]) for name, part in parts.items()}
+        masks = _chosen(scores, kept, "the scores", magnitudes, thresholds)
+        if all(int(mask.count_nonzero()) >= floors[name] for name, mask in masks.items()):
+            return masks
+        # Each layer's best edges first, then the best of all that is left.
+        values = {name: _ranked(flat(s, name), magnitudes) for name, s in scores.items()}
+        least = {name: top(value, floors[name], name) for name, value in values.items()}
+        rest = torch.cat([value[~least[name]] for name, value in values.items()])
+        others = top(rest, kept - sum(floors.values()), "the scores")
+        sizes = [s.numel() - floors[name] for name, s in scores.items()]
+        for mask, chosen in zip(least.values(), torch.split(others, sizes), strict=True):
+            mask[~mask] = chosen
+        return {name: _in_shape_of(mask, scores[name]) for name, mask in least.items()}
 
 
 def select(
@@ -153,31 +160,46 @@ def top(scores: Tensor, kept: int, name: str = "scores") -> Tensor:
     """
     if kept == 0:
         return torch.zeros_like(scores, dtype=torch.bool)
-    if scores.device.type == "cpu":
-        return torch.from_numpy(_top_numpy(_as_numpy(scores), kept, name))
+    if scores.device.type != "cpu":
+        return _top_on_device(scores, kept, name)
+    values = _as_numpy(scores)
+    found = largest([values], kept)
+    if np.isnan(found.value):
+        raise _nan_error(name)
+    (chosen,) = found.masks
+    if surplus := found.reached - kept:
+        level = np.flatnonzero(values == found.value)
+        chosen[level[level.size - surplus :]] = False
+    return torch.from_numpy(chosen)
+
+
+def _top_on_device(scores: Tensor, kept: int, name: str) -> Tensor:
+    """Return what ``top`` does, in torch alone; the values at the threshold are few, so all passes are cheap there."""
     if scores.is_floating_point() and bool(torch.isnan(scores).any()):
         raise _nan_error(name)
-    threshold = torch.kthvalue(scores, scores.numel() - kept + 1).values
+    # topk works on many blocks of a GPU at once, where kthvalue works on one; it sorts nothing here.
+    threshold = torch.topk(scores, kept, sorted=False).values.amin()
     above, level = scores > threshold, scores == threshold
     missing = kept - above.sum()
     return above | (level & (level.cumsum(0) <= missing))
 
 
-def _top_numpy(values: NDArray[Any], kept: int, name: str) -> NDArray[np.bool_]:
-    threshold = _threshold(values, kept, name)
-    chosen: NDArray[np.bool_] = values >= threshold.value
-    if surplus := threshold.reached - kept:
-        level = np.flatnonzero(values == threshold.value)
-        chosen[level[level.size - surplus :]] = False
-    return chosen
+def _chosen(
+    scores: Mapping[str, Tensor], kept: int, what: str, magnitudes: bool, thresholds: Thresholds
+) -> dict[str, Tensor]:
+    """Return the masks of the ``kept`` largest of all scores together."""
+    masks = _without_ties(scores, kept, what, magnitudes, thresholds)
+    if masks is not None:
+        return masks
+    device = next(iter(scores.values())).device
+    everything = torch.cat([_ranked(flat(s, name), magnitudes).to(device) for name, s in scores.items()])
+    parts = torch.split(top(everything, kept, what), [s.numel() for s in scores.values()])
+    return {name: _in_shape_of(part, s) for part, (name, s) in zip(parts, scores.items(), strict=True)}
 
 
-def _mask(scores: Tensor, kept: int, name: str) -> Tensor:
-    untied = _without_ties({name: scores}, kept, name)
-    return untied[name] if untied else _in_shape_of(top(flat(scores, name), kept, name), scores)
-
-
-def _without_ties(scores: Mapping[str, Tensor], kept: int, what: str) -> dict[str, Tensor] | None:
+def _without_ties(
+    scores: Mapping[str, Tensor], kept: int, what: str, magnitudes: bool, thresholds: Thresholds
+) -> dict[str, Tensor] | None:
     """Return the masks of the ``kept`` largest of all scores, None if the last of them is tied or not on the CPU.
 
     Without ties the order of the scores does not matter, so they are read as they lie in memory.
@@ -185,23 +207,22 @@ def _without_ties(scores: Mapping[str, Tensor], kept: int, what: str) -> dict[st
     if any(s.device.type != "cpu" for s in scores.values()):
         return None
     orders = {name: sorted(range(s.dim()), key=s.stride, reverse=True) for name, s in scores.items()}
-    stored = {name: _as_numpy(flat(s.permute(orders[name]), name)) for name, s in scores.items()}
-    parts = list(stored.values())
-    threshold = _threshold(parts[0] if len(parts) == 1 else np.concatenate(parts), kept, what)
-    if threshold.reached > kept:
+    stored = [_as_numpy(flat(s.permute(orders[name]), name)) for name, s in scores.items()]
+    found = largest(stored, kept, magnitudes=magnitudes, near=thresholds.near(what))
+    if np.isnan(found.value):
+        raise _nan_error(what)
+    thresholds.note(what, found.value)
+    if found.reached > kept:
         return None
     masks = {}
-    for name, s in scores.items():
-        chosen = torch.from_numpy(stored[name] >= threshold.value).view([s.shape[axis] for axis in orders[name]])
-        masks[name] = chosen.permute(np.argsort(orders[name]).tolist())
+    for (name, s), chosen in zip(scores.items(), found.masks, strict=True):
+        as_stored = torch.from_numpy(chosen).view([s.shape[axis] for axis in orders[name]])
+        masks[name] = as_stored.permute(np.argsort(orders[name]).tolist())
     return masks
 
 
-def _threshold(values: NDArray[Any], kept: int, what: str) -> Threshold:
-    threshold = kth_largest(values, kept)
-    if np.isnan(threshold.value):
-        raise _nan_error(what)
-    return threshold
+def _ranked(values: Tensor, magnitudes: bool) -> Tensor:
+    return values.abs() if magnitudes else values
 
 
 def _as_numpy(scores: Tensor) -> NDArray[Any]:

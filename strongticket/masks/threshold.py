@@ -1,14 +1,16 @@
-"""The k-th largest of many scores, exactly, without partitioning them all.
+"""The largest of many scores, exactly, in one pass over them.
 
-A sample says between which two values the threshold almost certainly lies. One pass counts what is above
-them and collects what is between, and only that is partitioned. If the sample misled, everything is: the answer
-never depends on it. Floyd & Rivest 1975 (Communications of the ACM 18, 165–172) select in this way.
+The threshold lies almost certainly near the last one, or else between two values of a sample. The pass marks what is
+above that bracket and collects what is inside, and only that is partitioned. If the bracket misled, everything is:
+the answer never depends on it. Floyd & Rivest 1975 (Communications of the ACM 18, 165–172) select in this way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,65 +20,147 @@ from numpy.typing import NDArray
 _SAMPLE = 1 << 14
 _WIDTH = 5  # standard deviations of the sampled rank on either side
 _BLOCK = 1 << 16  # values that a processor's own cache holds
+_DRIFTS = 4  # how many times its last change a threshold may move and still be where it is looked for
 
 
-class Threshold(NamedTuple):
-    """The k-th largest of some values, and how many of them reach it: more than k if it is tied. NaN if any is NaN."""
+class Largest(NamedTuple):
+    """The k-th largest of some values, how many of them reach it, and which, one bool vector a part.
+
+    More than k reach it if it is tied. It is NaN, and ``masks`` mean nothing, if any value is NaN.
+    """
 
     value: Any
     reached: int
+    masks: list[NDArray[np.bool_]]
 
 
-def kth_largest(values: NDArray[Any], kept: int) -> Threshold:
-    """Return the ``kept``-th largest of a real vector, ``kept`` in [1, len(values)]."""
-    if values.size < 4 * _SAMPLE or not np.issubdtype(values.dtype, np.floating):
-        return _partitioned(values, kept)
-    low, high = _bracket(values, kept)
-    largest, above, between = [], 0, []
-    for part in _each_block(lambda block: _sorted_out(block, low, high), values):
-        largest.append(part[0])
-        above += part[1]
-        between.append(part[2])
-    if np.isnan(maximum := np.max(largest)):
-        return Threshold(maximum, 0)
-    band = np.concatenate(between)
-    if not above < kept <= above + band.size:
-        return _partitioned(values, kept)
-    found = _partitioned(band, kept - above)
-    return Threshold(found.value, above + found.reached)
+class Thresholds:
+    """Where the thresholds of earlier selections lay, by name: it makes the next ones quick, never other ones."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[Any, Any]] = {}
+
+    def near(self, name: str) -> tuple[Any, Any] | None:
+        """Return two values that the next threshold called ``name`` most likely lies between, None at first."""
+        if name not in self._last:
+            return None
+        before, last = self._last[name]
+        reach = _DRIFTS * abs(last - before)
+        return last - reach, last + reach
+
+    def note(self, name: str, value: Any) -> None:
+        """Remember the threshold of a selection."""
+        _, before = self._last.get(name, (None, value))
+        self._last[name] = (before, value)
 
 
-def _partitioned(values: NDArray[Any], kept: int) -> Threshold:
+class _Piece(NamedTuple):
+    """A block of values, and the room for its part of the mask."""
+
+    values: NDArray[Any]
+    mask: NDArray[np.bool_]
+
+
+class _Sorted(NamedTuple):
+    """What a pass finds in a piece: how many values are above the bracket, places and values of those inside."""
+
+    above: int
+    places: NDArray[np.intp]
+    inside: NDArray[Any]
+    has_nan: bool
+
+
+def largest(
+    parts: Sequence[NDArray[Any]], kept: int, *, magnitudes: bool = False, near: tuple[Any, Any] | None = None
+) -> Largest:
+    """Return which of real vectors are the ``kept`` largest of all, ``kept`` in [1, the sum of their sizes].
+
+    ``magnitudes`` ranks absolute values. ``near`` are two values between which to look for the threshold first.
+    """
+    size = sum(part.size for part in parts)
+    if size < 4 * _SAMPLE or not all(np.issubdtype(part.dtype, np.floating) for part in parts):
+        return _partitioned(parts, kept, magnitudes)
+    found = None if near is None else _within(near, parts, kept, magnitudes)
+    found = found or _within(_sampled(parts, kept, size, magnitudes), parts, kept, magnitudes)
+    return found or _partitioned(parts, kept, magnitudes)
+
+
+def _partitioned(parts: Sequence[NDArray[Any]], kept: int, magnitudes: bool) -> Largest:
+    ranked = [np.abs(part) if magnitudes else part for part in parts]
+    values = ranked[0] if len(parts) == 1 else np.concatenate(ranked)
     first = values.size - kept
     ordered = np.partition(values, first)
     # NaN sorts above everything, so one anywhere shows up among the kept.
     if np.isnan(largest := ordered[first:].max()):
-        return Threshold(largest, 0)
-    return Threshold(ordered[first], kept + int(np.count_nonzero(ordered[:first] == ordered[first])))
+        return Largest(largest, 0, [])
+    masks = [part >= ordered[first] for part in ranked]
+    return Largest(ordered[first], sum(int(np.count_nonzero(mask)) for mask in masks), masks)
 
 
-def _bracket(values: NDArray[Any], kept: int) -> tuple[Any, Any]:
-    """Return two values of a sample of ``values`` with, almost certainly, the ``kept``-th largest between them."""
+def _within(bracket: tuple[Any, Any], parts: Sequence[NDArray[Any]], kept: int, magnitudes: bool) -> Largest | None:
+    """Return the ``kept`` largest if the last of them lies in the bracket, ends included, else None."""
+    low, high = bracket
+    masks = [np.empty(part.size, dtype=bool) for part in parts]
+    pieces = [
+        _Piece(part[start : start + _BLOCK], mask[start : start + _BLOCK])
+        for part, mask in zip(parts, masks, strict=True)
+        for start in range(0, part.size, _BLOCK)
+    ]
+    found = _in_threads(pieces, low, high, magnitudes)
+    if any(piece.has_nan for piece in found):
+        return Largest(np.nan, 0, masks)
+    missing = kept - sum(piece.above for piece in found)
+    inside = np.concatenate([piece.inside for piece in found])
+    if not 0 < missing <= inside.size:
+        return None
+    value = np.partition(inside, inside.size - missing)[inside.size - missing]
+    for (_, mask), piece in zip(pieces, found, strict=True):
+        mask[piece.places[piece.inside >= value]] = True
+    return Largest(value, kept - missing + int(np.count_nonzero(inside >= value)), masks)
+
+
+def _sampled(parts: Sequence[NDArray[Any]], kept: int, size: int, magnitudes: bool) -> tuple[Any, Any]:
+    """Return two values of a sample with, almost certainly, the ``kept``-th largest of all between them."""
     # An odd step reaches every column of a matrix whose width is a power of two.
-    sample = np.sort(values[:: (values.size // _SAMPLE) | 1])
-    share = 1 - kept / values.size
+    step, offset, taken = (size // _SAMPLE) | 1, 0, []
+    for part in parts:
+        taken.append(part[-offset % step :: step])
+        offset += part.size
+    sample = np.concatenate(taken)
+    sample = np.sort(np.abs(sample) if magnitudes else sample)
+    share = 1 - kept / size
     middle, spread = share * sample.size, _WIDTH * (sample.size * share * (1 - share)) ** 0.5 + 1
     low, high = max(0, int(middle - spread)), min(sample.size - 1, int(middle + spread))
     # At an end of the sample nothing is known of what lies beyond.
     return (sample[low] if low else -np.inf), (sample[high] if high < sample.size - 1 else np.inf)
 
 
-def _sorted_out(block: NDArray[Any], low: Any, high: Any) -> tuple[Any, int, NDArray[Any]]:
-    """Return the largest value, how many are above ``high``, and those from ``low`` to ``high``."""
-    above = block > high
-    return block.max(), int(np.count_nonzero(above)), block[(block >= low) ^ above]
+def _sorted_out(pieces: Iterable[_Piece], low: Any, high: Any, magnitudes: bool) -> list[_Sorted]:
+    """Mark what is above ``high`` in the masks of the pieces, and return what else is in them."""
+    room = np.empty(_BLOCK, dtype=np.float64)
+    found = []
+    for values, mask in pieces:
+        if magnitudes:
+            values = np.abs(values, out=room.view(values.dtype)[: values.size])
+        np.greater(values, high, out=mask)
+        inside = values >= low
+        inside ^= mask
+        places = np.flatnonzero(inside)
+        found.append(_Sorted(int(np.count_nonzero(mask)), places, values[places], bool(np.isnan(values.max()))))
+    return found
 
 
-def _each_block(function: Callable[[NDArray[Any]], Any], values: NDArray[Any]) -> Iterator[Any]:
-    blocks: Iterable[NDArray[Any]] = (values[start : start + _BLOCK] for start in range(0, values.size, _BLOCK))
-    threads = min(torch.get_num_threads(), values.size // _BLOCK)
+def _in_threads(pieces: Sequence[_Piece], low: Any, high: Any, magnitudes: bool) -> list[_Sorted]:
+    """Sort the pieces out, in order; numpy lets go of the interpreter while it computes."""
+    threads = min(torch.get_num_threads(), len(pieces))
+    sort_out = partial(_sorted_out, low=low, high=high, magnitudes=magnitudes)
     if threads < 2:
-        yield from map(function, blocks)
-        return
-    with ThreadPoolExecutor(threads) as pool:  # numpy lets go of the interpreter while it computes
-        yield from pool.map(function, blocks)
+        return sort_out(pieces)
+    share = -(-len(pieces) // threads)
+    shares = [pieces[start : start + share] for start in range(0, len(pieces), share)]
+    return list(chain.from_iterable(_pool(threads).map(sort_out, shares)))
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="strongticket-masks")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import Tensor
 
 from ...weights import Fans
 from ..selection import Selection
+from ..threshold import Thresholds
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,14 @@ class Edges:
 
 @dataclass(frozen=True)
 class Moment:
-    """When a decision is made: the seed of the search and the number of refreshes before this one."""
+    """When a decision is made: the seed of the search and the number of refreshes before this one.
+
+    ``thresholds`` remember where earlier decisions found theirs, which makes this one quick and changes nothing.
+    """
 
     seed: int
     refreshes: int
+    thresholds: Thresholds = field(default_factory=Thresholds, compare=False)
 
 
 class Rule(ABC):

@@ -43,7 +43,7 @@ class Bernoulli(Rule):
             unit = torch.empty_like(edge.scores, dtype=torch.float32, requires_grad=False)
             unit.uniform_(generator=generator)
             noisy[name] = edge.scores.detach().float() + torch.logit(unit, eps=1e-7)
-        return selection.masks(noisy)
+        return selection.masks(noisy, thresholds=moment.thresholds)
 
     def conclude(self, scores: Mapping[str, Tensor], selection: Selection) -> dict[str, Tensor]:
         """Keep the most probable edges."""

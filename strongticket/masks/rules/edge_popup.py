@@ -30,11 +30,12 @@ class EdgePopup(Rule):
 
     def decide(self, edges: Mapping[str, Edges], selection: Selection, moment: Moment) -> dict[str, Tensor]:
         """Select the largest magnitudes."""
-        return self.conclude({name: edge.scores for name, edge in edges.items()}, selection)
+        scores = {name: edge.scores.detach() for name, edge in edges.items()}
+        return selection.masks(scores, magnitudes=True, thresholds=moment.thresholds)
 
     def conclude(self, scores: Mapping[str, Tensor], selection: Selection) -> dict[str, Tensor]:
         """Select the largest magnitudes."""
-        return selection.masks({name: score.detach().abs() for name, score in scores.items()})
+        return selection.masks({name: score.detach() for name, score in scores.items()}, magnitudes=True)
 
     @staticmethod
     def effective_weight(carried: Tensor, weight: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
