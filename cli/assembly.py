@@ -178,6 +178,7 @@ def assemble(config: RunConfig, *, on_progress: Callable[[int, int], None] | Non
         validation=config.validation,
         seed=config.seed,
         image_size=config.image_size,
+        skip_bad_images=config.skip_bad_images,
         on_progress=on_progress,
     )
     return Assembly(config, data)

@@ -14,6 +14,7 @@ from strongticket.errors import ConfigError, StrongTicketError
 from strongticket.masks import RULES, BinaryParts, Density, NormPolicy, Scope
 from strongticket.models import parse_width
 from strongticket.search import SearchConfig
+from strongticket.ticket import CODERS
 from strongticket.weights import GRADIENTS, LAWS, Gain, WeightLaw
 
 from .options import OneOf, flag_name
@@ -76,6 +77,9 @@ class RunConfig(SearchConfig):
         description="Processes that read images too many for memory; one a processor, at most 8, if not given.",
         json_schema_extra=_DATA,
     )
+    skip_bad_images: bool = Field(
+        False, description="Leave out images of a folder that cannot be read, and count them.", json_schema_extra=_DATA
+    )
     batch_size: int = Field(128, ge=1, description="Images in a batch.", json_schema_extra=_DATA)
     augment: Literal["none", "flip", "crop-flip"] = Field(
         "none", description="Random changes of training images.", json_schema_extra=_DATA
@@ -129,8 +133,16 @@ class RunConfig(SearchConfig):
     out: Annotated[Path | None, Field(strict=False)] = Field(
         None, description="Folder for the run; a new one under runs/ if not given.", json_schema_extra=_RUN
     )
-    track: Literal["none", "tensorboard"] = Field(
-        "none", description="Tracker that also gets the metrics.", json_schema_extra=_RUN
+    coder: Annotated[str, OneOf(CODERS)] = Field(
+        "zstd",
+        description="Coder of the masks in the ticket file; ans comes nearer to their entropy and needs an extra.",
+        json_schema_extra=_RUN,
+    )
+    track: str = Field(
+        "none",
+        min_length=1,
+        description="Tracker that also gets the metrics: tensorboard, wandb, mlflow or another that accelerate knows.",
+        json_schema_extra=_RUN,
     )
 
     @property
@@ -165,15 +177,27 @@ def load_config(config: str | None = None, flags: Mapping[str, Any] | None = Non
     values: dict[str, Any] = {}
     if config is not None:
         values = _fields_in(parse_mapping(_read(find_config(config)), source), source)
-    try:
-        return RunConfig.model_validate({**values, **flags})
-    except ValidationError as error:
-        raise ConfigError("; ".join(_explain(part, flags, source) for part in error.errors())) from None
+    return _validated({**values, **flags}, flags, source)
+
+
+def changed(config: RunConfig, values: Mapping[str, Any], source: str) -> RunConfig:
+    """Return ``config`` with options changed to ``values``, which stand in ``source``.
+
+    Raises ConfigError, in one line, for a value that cannot be used; the keys are fields.
+    """
+    return _validated({**config.model_dump(), **values}, {}, source)
 
 
 def format_config(config: RunConfig) -> str:
     """Return all options as a YAML text that ``load_config`` reads back as the same options."""
     return format_mapping(config.model_dump(mode="json"))
+
+
+def _validated(values: Mapping[str, Any], flags: Mapping[str, Any], source: str) -> RunConfig:
+    try:
+        return RunConfig.model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(part, flags, source) for part in error.errors())) from None
 
 
 def _read(file: Traversable) -> str:

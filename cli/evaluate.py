@@ -11,9 +11,11 @@ from strongticket import evaluate
 from strongticket.errors import ConfigError
 from strongticket.evaluate import CONTROLS
 from strongticket.evaluate.controls import check_controls
+from strongticket.ticket import coder_of
 
 from . import console
 from .assembly import assemble
+from .omissions import Omissions
 from .report import print_report
 from .run_folder import config_of, open_ticket
 
@@ -39,6 +41,7 @@ def command(ticket: Path, controls: str, seeds: str, as_json: bool, **flags: Any
     config = config_of(found, run, {key: value for key, value in flags.items() if value is not None})
     with console.ProgressLine("reading images") as bar:
         parts = assemble(config, on_progress=bar.update).fitted_to(found)
+    omissions = Omissions(parts.data)
     with console.ProgressLine("evaluating") as bar:
         report = evaluate(
             found,
@@ -50,8 +53,10 @@ def command(ticket: Path, controls: str, seeds: str, as_json: bool, **flags: Any
             train=parts.train(),
             config=config.search_config,
             dataset=config.data,
+            coder=coder_of(ticket if run is None else run.ticket),
             on_control=lambda name, seed: bar.line(f"control {name}, seed {seed}"),
         )
+    omissions.tell()
     values = report.as_dict()
     if run is not None and config.data == config_of(found, run, {}).data:
         values = run.write_report(values)

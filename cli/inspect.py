@@ -10,19 +10,24 @@ from typing import Any
 
 import rich_click as click
 import torch
+from torch import nn
 
 from strongticket import Ticket, apply
-from strongticket.errors import StrongTicketError
+from strongticket.errors import StrongTicketError, TicketError
 from strongticket.evaluate import Layer, Values, layers_of, outputs_of
 from strongticket.models import check_fits
 from strongticket.models.registry import TORCHVISION
 from strongticket.search import seeded
-from strongticket.ticket.coding import encode_mask, entropy_bits
+from strongticket.ticket import coder_of, encode_mask, entropy_bits
 from strongticket.weights import digest
 
 from .assembly import network_of
 from .console import print_json, print_line, print_table
 from .run_folder import open_ticket
+
+# How large a network may be that is built to look at a file: a mask at a density of 0.01 holds 99 edges a byte.
+_FREE_VALUES = 1 << 23
+_VALUES_PER_BYTE = 128
 
 
 @click.command(name="inspect")
@@ -32,26 +37,27 @@ def command(ticket: Path, as_json: bool) -> None:
     """Show each tensor's mask with its bits a weight beside the entropy bound, sizes, digests and origin."""
     found, run = open_ticket(ticket)
     file = ticket if run is None else run.ticket
-    facts = {"file": str(file), **facts_of(found, file_bytes=file.stat().st_size)}
+    facts = {"file": str(file), **facts_of(found, file_bytes=file.stat().st_size, coder=coder_of(file))}
     if as_json:
         print_json(facts)
     else:
         _print(facts)
 
 
-def facts_of(ticket: Ticket, *, file_bytes: int) -> dict[str, Any]:
+def facts_of(ticket: Ticket, *, file_bytes: int, coder: str = "zstd") -> dict[str, Any]:
     """Return what there is to know of a ticket whose file takes ``file_bytes``, as JSON values.
 
-    ``bits_per_weight`` is the size of the coded mask over its number of weights, ``entropy_bound`` is
+    ``bits_per_weight`` is the size of the mask, coded with ``coder``, over its number of weights, ``entropy_bound`` is
     H(density), which no code undercuts that knows the density alone. ``dense_bytes`` is what the drawn
     and stored tensors take as float32.
     """
-    tensors = [_tensor_facts(name, ticket) for name in ticket.tensors]
-    layers, outputs = _layers(ticket)
+    tensors = [_tensor_facts(name, ticket, coder) for name in ticket.tensors]
+    layers, outputs = _layers(ticket, _FREE_VALUES + _VALUES_PER_BYTE * file_bytes)
     masked = [tensor for tensor in tensors if tensor["masked"]]
     values = sum(tensor["total"] for tensor in tensors) + sum(tensor.numel() for tensor in ticket.stored.values())
     return {
         "file_bytes": file_bytes,
+        "coder": coder,
         "dense_bytes": 4 * values,
         "ratio": 4 * values / file_bytes,
         "seed": ticket.seed,
@@ -75,14 +81,14 @@ def facts_of(ticket: Ticket, *, file_bytes: int) -> dict[str, Any]:
     }
 
 
-def _tensor_facts(name: str, ticket: Ticket) -> dict[str, Any]:
+def _tensor_facts(name: str, ticket: Ticket, coder: str) -> dict[str, Any]:
     drawn = ticket.tensors[name]
     total = kept = math.prod(drawn.shape)
     bits = bound = 0.0
     if drawn.masked:
         mask = ticket.masks[name]
         kept = int(mask.sum())
-        bits, bound = 8 * len(encode_mask(mask).data) / total, entropy_bits(kept, total) / total
+        bits, bound = 8 * len(encode_mask(mask, coder=coder).data) / total, entropy_bits(kept, total) / total
     return {
         "name": name,
         "shape": list(drawn.shape),
@@ -97,15 +103,17 @@ def _tensor_facts(name: str, ticket: Ticket) -> dict[str, Any]:
     }
 
 
-def _layers(ticket: Ticket) -> tuple[list[Layer], Values]:
+def _layers(ticket: Ticket, most: int) -> tuple[list[Layer], Values]:
     """Return what is binary layer by layer, and whether the outputs are.
 
     What a layer reads is seen on the networks that this package builds. A user's own factory is not called: to inspect
-    a file is not to run what it names. Nothing is seen either where the ticket is not one of the network that it names.
+    a file is not to run what it names. Nothing is seen either where the ticket is not one of the network that it names,
+    or where that has more than ``most`` values.
     """
     name, shape = str(ticket.model.get("name", ":")), ticket.model.get("input_shape", ())
     if ":" not in name or name.startswith(TORCHVISION):
         with suppress(StrongTicketError), seeded(0):  # a network that initialises itself draws from torch's generator
+            _check_size(ticket, most)
             model = apply(ticket, network_of(ticket.model))
             check_fits(model, tuple(shape), len(ticket.model["classes"]))
             images = torch.randn(2, *shape)
@@ -116,6 +124,27 @@ def _layers(ticket: Ticket) -> tuple[list[Layer], Values]:
         for name, tensor in ticket.tensors.items()
     ]
     return layers, "not seen"
+
+
+def _check_size(ticket: Ticket, most: int) -> None:
+    """Raise TicketError if weights and largest activation of the network that a ticket names are over ``most`` values.
+
+    A file of a kilobyte may name a network of any size. This one is built and run on a device without memory; raises
+    ModelError for one that cannot be.
+    """
+    largest = 0
+
+    def watch(module: nn.Module, inputs: object, outputs: object) -> None:
+        nonlocal largest
+        largest = max(largest, outputs.numel() if isinstance(outputs, torch.Tensor) else 0)
+
+    with torch.device("meta"):
+        model = network_of(ticket.model)
+        for module in model.modules():
+            module.register_forward_hook(watch)
+        check_fits(model, tuple(ticket.model["input_shape"]), len(ticket.model["classes"]))
+    if sum(value.numel() for value in model.parameters()) + largest > most:
+        raise TicketError(f"this ticket is of a network of more than {most} values")
 
 
 def _print(facts: Mapping[str, Any]) -> None:
@@ -131,7 +160,7 @@ def _print(facts: Mapping[str, Any]) -> None:
     if signs := facts["binary"]["activations"]:
         print_line(f"activations of ±1, with their gradients: {_pairs(signs)}")
     print_line()
-    print_line(f"file: {facts['file']}, {facts['file_bytes']:,} bytes")
+    print_line(f"file: {facts['file']}, {facts['file_bytes']:,} bytes, masks coded with {facts['coder']}")
     print_line(f"dense float32: {facts['dense_bytes']:,} bytes, {facts['ratio']:.1f} times the file")
     print_line(f"seed: {facts['seed']}")
     print_line(f"weights: {_pairs(facts['law'])}; SHA-256 {facts['weights_digest']}")

@@ -1,11 +1,12 @@
 """The command ``strongticket``: finds the command asked for, and turns whatever happens into an exit code.
 
-0: done. 1: an error that was explained. 2: wrong usage. 130: stopped with Ctrl-C (128 + the signal).
+0: done. 1: an error that was explained. 2: wrong usage. 130: stopped with Ctrl-C, 143: by SIGTERM (128 + the signal).
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -18,11 +19,13 @@ from strongticket import __version__
 from strongticket.errors import InterruptedRunError, StrongTicketError
 
 from . import console
+from .termination import Terminated, terminable
 
 # Name of the command → (its module here, one line about it). The module is imported when the command
 # is called, so that help and mistyped names cost no import of torch.
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "search": ("search", "Find a ticket: learn masks over frozen random weights."),
+    "sweep": ("sweep", "Search over settings and seeds, on one machine or many."),
     "evaluate": ("evaluate", "Put a ticket beside its controls."),
     "export": ("export", "Write a ticket's network for another runtime."),
     "inspect": ("inspect", "Show what a ticket holds and what it takes."),
@@ -82,15 +85,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     session = Session(debug=os.environ.get("STRONGTICKET_DEBUG", "") not in ("", "0"))
     try:
         arguments = None if arguments is None else list(arguments)
-        result = group.main(arguments, prog_name="strongticket", standalone_mode=False, obj=session)
+        with terminable():
+            result = group.main(arguments, prog_name="strongticket", standalone_mode=False, obj=session)
         sys.stdout.flush()  # here a full disk is an error like any other
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "strongticket"
         console.error(f"{error.format_message()} (see {command} --help)")
         return 2
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as error:
         console.error("stopped")
-        return 130
+        stopped = error.__context__ if isinstance(error, click.Abort) else error  # click puts its own in its place
+        return 128 + (stopped.signal if isinstance(stopped, Terminated) else signal.SIGINT)
     except BrokenPipeError:  # whoever read our output went away, as head does
         _abandon_stdout()
         return 1

@@ -1,36 +1,35 @@
-"""The folder of a run: what lies in it, and that it holds one run only."""
+"""The folder of a run: what lies in it, that it holds one run only, and that one process writes it."""
 
 from __future__ import annotations
 
 import json
-import platform
+import math
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from strongticket import Ticket
 from strongticket.errors import ConfigError, TicketError
-from strongticket.evaluate import prizes
-from strongticket.files import remove_halves, write_beside
+from strongticket.files import is_half, locked, remove_halves, write_beside
 from strongticket.search.checkpoint import has_checkpoint
+from strongticket.search.config import MACHINE_OPTIONS
 from strongticket.ticket import load, save
 
 from .config import RunConfig, format_config, load_config
+from .environment import environment
+from .report_file import add_to_report, report_held
 
-# What says where a run ran and lies, and not what it is: two tickets of one search differ in none of it.
-PLACE = frozenset({"device", "data_dir", "download", "out", "track", "workers"})
-_MACHINE = PLACE | {"precision", "channels_last"}
-_PACKAGES = ("strongticket", "torchvision", "numpy", "safetensors")
+# What says where and how a run ran and lies, and not what it is: two tickets of one search differ in none of it.
+PLACE = frozenset(
+    {"checkpoint_epochs", "checkpoint_minutes", "coder", "data_dir", "deterministic", "device", "download", "out"}
+    | {"track", "workers"}
+)
+# Images that cannot be read may be left out later: what would else end a run need not.
+_MAY_CHANGE = PLACE | MACHINE_OPTIONS | {"skip_bad_images"}
 
 
 @dataclass(frozen=True)
@@ -71,31 +70,69 @@ class RunFolder:
 
     @property
     def environment(self) -> Path:
-        """Versions, hardware and command."""
+        """Versions, hardware, command, and what was left out of the data."""
         return self.path / "environment.json"
 
+    @property
+    def lock(self) -> Path:
+        """There while a process writes the run, which holds it."""
+        return self.path / ".lock"
+
     def check_free(self) -> None:
-        """Raise ConfigError unless a run can begin here: there is nothing yet, or an empty folder."""
+        """Raise ConfigError unless a run can begin here: there is nothing yet, or an empty folder.
+
+        What a kill left of a beginning does not count.
+        """
         if self.config.exists():
-            raise ConfigError(f"{self.path} holds another run; go on with it by --resume, or choose another --out")
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise ConfigError(f"{self.path} is not an empty folder; choose another --out")
+            with self.held():  # one that is under way is said to be that
+                pass
+        self._refuse_contents()
+
+    def check_begun(self) -> None:
+        """Raise ConfigError unless there is a run here."""
+        if not self.config.exists():
+            raise ConfigError(f"{self.path} holds no run to resume (no config.yaml); start one without --resume")
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from writing the run while the block runs; ConfigError if one does."""
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.lock))
+            except BlockingIOError as error:
+                raise ConfigError(
+                    f"the run in {self.path} is being written by {error.strerror}; wait until that has ended, or "
+                    "choose another --out"
+                ) from None
+            except OSError as error:
+                raise self._not_writable(error) from None
+            yield
 
     @contextmanager
     def begun(self, config: RunConfig) -> Iterator[None]:
-        """Create the folder, and write down the options and the machine, for what is done inside the block.
+        """Create the folder, hold it, and write down the options and the machine, for what is done inside the block.
 
-        If the block fails before there is a checkpoint to go on from, all that was created is removed again.
+        If the block fails before there is a checkpoint or a ticket, all that was created is removed again.
         Raises ConfigError if the folder holds another run or cannot be written.
         """
         self.check_free()
         new = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         try:
-            self._write_beginning(config)
-            yield
+            self._create()
+            with self.held():
+                self._refuse_contents()  # another process may have been faster
+                remove_halves(self.path)
+                try:
+                    self._write_beginning(config)
+                    yield
+                except BaseException:
+                    if not (has_checkpoint(self.checkpoint) or self.ticket.exists()):
+                        self._empty()
+                    raise
         except BaseException:
-            if not has_checkpoint(self.checkpoint):
-                self._remove(new)
+            with suppress(OSError):  # it is not empty, as a rule
+                for folder in new:
+                    folder.rmdir()
             raise
 
     def options_to_resume(self, config: str | None, flags: Mapping[str, Any]) -> RunConfig:
@@ -104,15 +141,15 @@ class RunFolder:
         Raises ConfigError if there is no run to go on with, if it is finished, or if the options given now
         are not those it began with, machine and place aside.
         """
-        if not self.config.exists():
-            raise ConfigError(f"{self.path} holds no run to resume (no config.yaml); start one without --resume")
+        self.check_begun()
         if self.report.exists() and self.ticket.exists():
             self.remove_checkpoint()  # a kill may have come before its end
+            self._tidy()
             raise ConfigError(f"the run in {self.path} is finished; evaluate it, or choose another --out")
         options = load_config(config or str(self.config), flags)
         before, now = (each.model_dump(mode="json") for each in (load_config(str(self.config)), options))
         changed = [
-            f"{key} ({before[key]} → {now[key]})" for key in now if key not in _MACHINE and before[key] != now[key]
+            f"{key} ({before[key]} → {now[key]})" for key in now if key not in _MAY_CHANGE and before[key] != now[key]
         ]
         if changed:
             raise ConfigError(
@@ -123,16 +160,25 @@ class RunFolder:
 
     def note_resumption(self) -> None:
         """Write down on which machine the run goes on, and clear away what a kill left half-written."""
-        remove_halves(self.path)
+        self._tidy()
+        self.note(resumed=[*self.noted.get("resumed", []), environment()])
+
+    @property
+    def noted(self) -> dict[str, Any]:
+        """What ``environment.json`` holds; nothing if it is missing or damaged."""
         try:
-            before = json.loads(self.environment.read_text("utf-8"))
+            values = json.loads(self.environment.read_text("utf-8"))
         except (OSError, ValueError):
-            before = {}
-        write_beside(self.environment, _as_json({**before, "resumed": [*before.get("resumed", []), environment()]}))
+            return {}
+        return values if isinstance(values, dict) else {}
+
+    def note(self, **values: Any) -> None:
+        """Write JSON values down in ``environment.json``, each under its name."""
+        write_beside(self.environment, _as_json({**self.noted, **values}))
 
     def write_metrics(self, history: Iterable[Mapping[str, Any]]) -> None:
-        """Write all epochs so far."""
-        write_beside(self.metrics, "".join(json.dumps(epoch) + "\n" for epoch in history).encode())
+        """Write all epochs so far; a figure that is not finite, which JSON does not have, as null."""
+        write_beside(self.metrics, "".join(json.dumps(_finite(epoch)) + "\n" for epoch in history).encode())
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Return the epochs written down so far; a line that a kill cut short is left out."""
@@ -150,48 +196,52 @@ class RunFolder:
         shutil.rmtree(self.checkpoint, ignore_errors=True)
 
     def write_report(self, report: Mapping[str, Any]) -> dict[str, Any]:
-        """Add a report to the one there is, and return the sum; a control that was measured again is replaced."""
-        merged = dict(report)
-        before = self._report_before(report)
-        merged["controls"] = {**before.get("controls", {}), **report["controls"]}
-        merged["seeds"] = sorted({*before.get("seeds", []), *report["seeds"]})
-        if "against_trained" in before and "against_trained" not in merged:
-            merged["against_trained"] = before["against_trained"]
-        merged["prizes"] = prizes(merged)
-        write_beside(self.report, _as_json(merged))
-        return merged
+        """Add a report to the one there is, and return the sum."""
+        return add_to_report(self.report, report)
 
     def _write_beginning(self, config: RunConfig) -> None:
         # Without its place, so that a run repeated from this file gets a folder of its own.
         options = config.model_copy(update={"out": None})
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_beside(self.environment, _as_json(environment()))
+            # First what makes it a run: killed right after it, it can be resumed.
             write_beside(self.config, format_config(options).encode())
+            write_beside(self.environment, _as_json(environment()))
         except OSError as error:
-            raise ConfigError(
-                f"the run folder {self.path} cannot be written: {error.strerror}; make room or choose another --out"
-            ) from None
+            raise self._not_writable(error) from None
 
-    def _remove(self, new: Iterable[Path]) -> None:
-        """Empty the folder, which was so before, and remove the ``new`` folders, itself first."""
+    def _tidy(self) -> None:
+        """Clear away what a kill left half-written."""
+        with report_held(self.report):
+            remove_halves(self.path)
+
+    def _create(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._not_writable(error) from None
+
+    def _not_writable(self, error: OSError) -> ConfigError:
+        return ConfigError(
+            f"the run folder {self.path} cannot be written: {error.strerror}; make room or choose another --out"
+        )
+
+    def _refuse_contents(self) -> None:
+        if self.config.exists():
+            raise ConfigError(f"{self.path} holds another run; go on with it by --resume, or choose another --out")
+        if self.path.exists() and (not self.path.is_dir() or not all(map(self._is_left_over, self.path.iterdir()))):
+            raise ConfigError(f"{self.path} is not an empty folder; choose another --out")
+
+    def _is_left_over(self, entry: Path) -> bool:
+        return entry == self.lock or is_half(entry)
+
+    def _empty(self) -> None:
+        """Empty the folder, which was so before."""
         with suppress(OSError):
             for entry in self.path.iterdir():
                 if entry.is_dir():
                     shutil.rmtree(entry, ignore_errors=True)
                 else:
                     entry.unlink()
-        with suppress(OSError):
-            for folder in new:
-                folder.rmdir()
-
-    def _report_before(self, report: Mapping[str, Any]) -> dict[str, Any]:
-        try:
-            before: dict[str, Any] = json.loads(self.report.read_text("utf-8"))
-            same = before["ticket"]["weights_digest"] == report["ticket"]["weights_digest"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return {}
-        return before if same else {}
 
 
 def default_folder(config: RunConfig) -> RunFolder:
@@ -244,55 +294,21 @@ def config_of(ticket: Ticket, run: RunFolder | None, flags: Mapping[str, Any]) -
     return load_config(None, {**options, **flags})
 
 
-def save_tickets(run: RunFolder, best: Ticket, last: Ticket) -> None:
-    """Write the two tickets of a finished search."""
-    save(last, run.last_ticket)
-    save(best, run.ticket)
-
-
-def environment() -> dict[str, Any]:
-    """Return versions, hardware, command and git commit, as JSON values."""
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": sys.argv,
-        "python": platform.python_version(),
-        "versions": {"torch": torch.__version__, **{name: _version(name) for name in _PACKAGES}},
-        "system": platform.platform(),
-        "processor": _processor(),
-        "threads": torch.get_num_threads(),
-        "gpus": gpus,
-        "git_commit": _git_commit(),
-    }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
-def _git_commit() -> str | None:
-    try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None
+def save_tickets(run: RunFolder, best: Ticket, last: Ticket, *, coder: str) -> None:
+    """Write the two tickets of a finished search, with the masks coded by ``coder``."""
+    save(last, run.last_ticket, coder=coder)
+    save(best, run.ticket, coder=coder)
 
 
 def _as_name(text: str) -> str:
     """Return the end of a model's or data set's name as a part of a file name."""
     return re.sub(r"[^A-Za-z0-9._]+", "-", text)[-40:].strip("-.")
+
+
+def _finite(epoch: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in epoch.items()
+    }
 
 
 def _as_json(value: Mapping[str, Any]) -> bytes:

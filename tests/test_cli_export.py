@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -12,6 +14,8 @@ from torch import nn
 
 import strongticket as st
 from strongticket.cli import main
+from strongticket.export import TARGETS, Comparison, Source, Target
+from strongticket.export.verify import require_equal
 from strongticket.models import build
 
 
@@ -83,7 +87,92 @@ def test_a_run_found_on_another_device_is_checked_on_real_inputs_here(
     assert "random inputs only" not in capsys.readouterr().err
 
 
+def test_a_report_stands_beside_what_the_network_could_take(
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "model.pt2"
+    assert main(["export", str(done), "--to", "pt2", "--out", str(out), "--report"]) == 0
+    printed = capsys.readouterr().out
+    rows = {line.rsplit(maxsplit=2)[0].strip(): line.split()[-2:] for line in printed.splitlines()[1:] if line.strip()}
+    # 64 · 30 + 30 · 10 + 10 · 10 weights, half of them kept: one bit of entropy each.
+    assert rows["dense network in float32"] == [f"{4 * 2320:,}", "1.0000"]
+    assert rows["masked weights at one bit each"] == ["290", "0.0312"]
+    assert rows["entropy bound of the masks"] == ["290", "0.0312"]
+    assert rows["written"][0] == f"{out.stat().st_size:,}"
+    lines = [line.split() for line in printed.splitlines()]
+    assert ["weights", "2,320", "2,320", "1.0000"] in lines
+    assert ["channels", "50", "50", "1.0000"] in lines
+    assert "verified in batches and one by one: " in printed
+
+
+def test_a_report_in_json_counts_what_can_matter(
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["export", str(done), "--to", "safetensors", "--out", str(tmp_path / "model"), "--json", "--report"]
+    assert main(arguments) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["sizes"] == {"dense": 9280, "one_bit": 290, "entropy_bound": 290}
+    counts = {"weights": 2320, "edges": 1160, "channels": 50, "multiply_adds": 2320, "edge_multiply_adds": 1160}
+    assert report["census"] == {"before": counts, "after": counts}
+
+
+def test_only_options_that_were_typed_reach_the_target(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[dict[str, Any]] = []
+
+    def write(source: Source, path: Path, **options: Any) -> Comparison:
+        given.append(options)
+        path.write_text("")
+        return Comparison()
+
+    every = ("weights", "activations", "with_main", "batch")
+    monkeypatch.setitem(TARGETS, "pt2", Target("any", write, options=every))  # type: ignore[arg-type]
+    common = ["export", str(done), "--to", "pt2", "--out"]
+    assert main([*common, str(tmp_path / "one")]) == 0
+    assert main([*common, str(tmp_path / "two"), "--weights", "int2", "--batch", "3"]) == 0
+    assert main([*common, str(tmp_path / "three"), "--with-main", "--activations", "int8"]) == 0
+    assert given == [{}, {"weights": "int2", "batch": 3}, {"with_main": True, "activations": "int8"}]
+
+
+def test_a_folder_of_c_says_what_it_takes(done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if not any(map(shutil.which, ("cc", "gcc", "clang"))):
+        pytest.skip("there is no C compiler")
+    out = tmp_path / "c"
+    assert main(["export", str(done), "--to", "c", "--out", str(out), "--with-main"]) == 0
+    assert {file.name for file in out.iterdir()} == {"ticket.h", "ticket.c", "main.c"}
+    printed = capsys.readouterr().out
+    assert re.search(r"^constant tables of [\d,]+ bytes, a buffer of [\d,]+ bytes$", printed, re.MULTILINE)
+
+
 # Wrong input
+
+
+def test_an_option_of_another_target_is_refused_before_images_are_read(
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("strongticket.cli.export.assemble", lambda *_, **__: pytest.fail("images are read"))
+    line = refusal(capsys, "export", done, "--to", "safetensors", "--out", tmp_path / "model", "--weights", "int8")
+    assert line == "error: export to safetensors takes no option 'weights'; onnx takes it\n"
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "mine").write_text("")
+    line = refusal(capsys, "export", done, "--to", "c", "--out", tmp_path / "c")
+    assert line == f"error: {tmp_path / 'c'} exists already; choose another --out, or remove it first\n"
+
+
+def test_a_failed_verification_leaves_no_file_and_exits_with_1(
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(source: Source, path: Path) -> Comparison:
+        path.write_text("wrong")
+        require_equal(Comparison(inputs=3, max_difference=2.0, max_relative=1.0, equal_decisions=0.5))
+        return Comparison()
+
+    monkeypatch.setitem(TARGETS, "pt2", Target("any", write))  # type: ignore[arg-type]
+    line = refusal(capsys, "export", done, "--to", "pt2", "--out", tmp_path / "model")
+    assert "largest difference 2" in line
+    assert "50.00% equal decisions over 3 inputs; nothing was written" in line
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_is_there_already_is_left_as_it_is(

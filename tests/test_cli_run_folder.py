@@ -155,10 +155,12 @@ def test_a_run_goes_on_with_its_own_options(folder: RunFolder) -> None:
     assert folder.options_to_resume(None, {"epochs": 3}) == CONFIG
 
 
-@pytest.mark.parametrize("name", sorted(PLACE | {"precision", "channels_last"}))
+@pytest.mark.parametrize("name", sorted(PLACE | {"precision", "channels_last", "compile", "skip_bad_images"}))
 def test_a_run_may_go_on_elsewhere(name: str, folder: RunFolder) -> None:
     values = {"device": "cpu", "data_dir": Path("x"), "download": True, "out": Path("y"), "track": "tensorboard"}
-    values |= {"precision": "fp32", "channels_last": "off", "workers": 3}
+    values |= {"coder": "ans"}
+    values |= {"precision": "fp32", "channels_last": "off", "compile": "on", "workers": 3, "deterministic": True}
+    values |= {"checkpoint_minutes": 1.0, "checkpoint_epochs": 2, "skip_bad_images": True}
     begin(folder)
     assert getattr(folder.options_to_resume(None, {name: values[name]}), name) == values[name]
 

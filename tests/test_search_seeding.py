@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import random
+
+import numpy as np
 import pytest
 import torch
 
@@ -28,3 +31,18 @@ def test_the_global_generator_stands_where_it_stood_even_after_an_error() -> Non
     with seeded(3):
         torch.rand(9)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_numpy_and_python_are_seeded_too_and_stand_where_they_stood() -> None:
+    before, python = np.random.get_state(legacy=False), random.getstate()
+    drawn = []
+    for seed in (5, 5, 6, 5 + 2**32):
+        with seeded(seed):
+            drawn.append((np.random.rand(), random.random()))
+    assert drawn[0] == drawn[1]
+    assert len({numbers for numbers, _ in drawn}) == 3
+    assert len({number for _, number in drawn}) == 3
+    after = np.random.get_state(legacy=False)
+    assert np.array_equal(before["state"]["key"], after["state"]["key"])
+    assert before["state"]["pos"] == after["state"]["pos"]
+    assert random.getstate() == python

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -38,7 +38,9 @@ def open_image(path: str) -> Image.Image:
         raise
     except Exception as error:  # decoders raise errors of many kinds for damaged files, SyntaxError among them
         reason = "it is not an image" if isinstance(error, UnidentifiedImageError) else _one_line(error)
-        raise DataError(f"cannot read the image {path}: {reason}; repair or remove it") from error
+        raise DataError(
+            f"cannot read the image {path}: {reason}; repair or remove it, or use --skip-bad-images"
+        ) from error
 
 
 def size_of(path: str) -> tuple[int, int]:
@@ -48,7 +50,11 @@ def size_of(path: str) -> tuple[int, int]:
 
 
 def decode(
-    files: Sequence[str], *, image_size: int | None = None, on_progress: Callable[[int, int], None] | None = None
+    files: Sequence[str],
+    *,
+    image_size: int | None = None,
+    skipped: dict[str, str] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> torch.Tensor:
     """Decode image files in several threads.
 
@@ -58,31 +64,58 @@ def decode(
         At least one path.
     image_size
         Resize the shorter side of each image to it and cut out the centre; None takes images as they are.
+    skipped
+        Where to note a file that cannot be read, as {path: reason}, and go on without it; None makes it an error.
     on_progress
         Called with (images done, all images), in this thread.
 
     Returns
     -------
-    uint8, ``(n, channels, height, width)``; one channel if every image is grey, else three.
+    uint8, ``(n, channels, height, width)``, of the files that were read; one channel if every image is grey, else
+    three.
 
     Raises
     ------
     DataError
-        If a file cannot be read, or images are of different sizes.
+        If a file cannot be read, or all cannot where they may be skipped, or images are of different sizes.
     """
 
-    def pixels(part: Sequence[str]) -> list[NDArray[np.uint8]]:
-        return [_pixels(path, image_size) for path in part]
+    def pixels(part: Sequence[str]) -> list[NDArray[np.uint8] | DataError]:
+        return [_pixels_or_error(path, image_size) for path in part]
 
     parts = [files[start : start + _FILES_A_TASK] for start in range(0, len(files), _FILES_A_TASK)]
-    with ThreadPoolExecutor(max(2, os.cpu_count() or 1)) as pool:
+    pool = ThreadPoolExecutor(max(2, os.cpu_count() or 1))
+    try:
         decoded = (image for part in pool.map(pixels, parts) for image in part)
-        return _stack(files, decoded, on_progress)
+        return _stack(files, decoded, skipped, on_progress)
+    finally:
+        pool.shutdown(cancel_futures=True)  # whatever ended this early does not wait for all the others
 
 
-def _pixels(path: str, image_size: int | None) -> NDArray[np.uint8]:
-    """Return one image as ``(channels, height, width)``."""
-    image = open_image(path)
+def first_size(files: Sequence[str], skipped: dict[str, str] | None) -> tuple[int, int]:
+    """Return (height, width) of the first image file that can be read, or of the first one if `skipped` is None.
+
+    Raises
+    ------
+    DataError
+        If that cannot be read.
+    """
+    for path in files:
+        try:
+            return size_of(path)
+        except DataError as error:
+            if skipped is None:
+                raise
+            skipped[path] = str(error)
+    raise _nothing_readable(files, skipped or {})
+
+
+def _pixels_or_error(path: str, image_size: int | None) -> NDArray[np.uint8] | DataError:
+    """Return one image as ``(channels, height, width)``, or why there is none."""
+    try:
+        image = open_image(path)
+    except DataError as error:
+        return error
     if image_size is not None:
         image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BILINEAR)
     values = np.asarray(image)
@@ -90,27 +123,43 @@ def _pixels(path: str, image_size: int | None) -> NDArray[np.uint8]:
 
 
 def _stack(
-    files: Sequence[str], decoded: Iterable[NDArray[np.uint8]], on_progress: Callable[[int, int], None] | None
+    files: Sequence[str],
+    decoded: Iterable[NDArray[np.uint8] | DataError],
+    skipped: dict[str, str] | None,
+    on_progress: Callable[[int, int], None] | None,
 ) -> torch.Tensor:
     """Put images into one array, that becomes one of three channels at the first image with colour."""
-    images = np.empty((0, 1, 0, 0), dtype=np.uint8)
-    for done, image in enumerate(decoded):
-        if done == 0:
-            images = np.empty((len(files), *image.shape), dtype=np.uint8)
+    images, example, count = np.empty((0, 1, 0, 0), dtype=np.uint8), "", 0
+    for done, (path, image) in enumerate(zip(files, decoded, strict=True), start=1):
+        if on_progress is not None:
+            on_progress(done, len(files))
+        if isinstance(image, DataError):
+            if skipped is None:
+                raise image
+            skipped[path] = str(image)
+            continue
+        if not example:
+            images, example = np.empty((len(files), *image.shape), dtype=np.uint8), path
         if image.shape[1:] != images.shape[2:]:
             first, other = ("x".join(map(str, shape)) for shape in (images.shape[2:], image.shape[1:]))
             raise DataError(
-                f"images are of different sizes: {files[0]} is {first}, {files[done]} is {other} (height x width); "
+                f"images are of different sizes: {example} is {first}, {path} is {other} (height x width); "
                 f"bring them to one size with --image-size N"
             )
         if len(image) > images.shape[1]:
             images = np.repeat(images, len(image), axis=1)
-        images[done] = image
-        if on_progress is not None:
-            on_progress(done + 1, len(files))
-    return torch.from_numpy(images)
+        images[count] = image
+        count += 1
+    if not count:
+        raise _nothing_readable(files, skipped or {})
+    return torch.from_numpy(images[:count])
+
+
+def _nothing_readable(files: Sequence[str], skipped: Mapping[str, str]) -> DataError:
+    return DataError(f"none of {len(files)} images can be read; the first: {skipped[files[0]]}")
 
 
 def _one_line(error: Exception) -> str:
-    """Return an exception's message on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """Return an exception's message on one line, without the number and the path of one of the system's."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, DataError
-from .decoding import decode, size_of
+from .decoding import decode, first_size
 from .splits import FileSplit, ImageData, Split, channel_statistics, hold_out
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -32,6 +32,9 @@ class Listing:
     labels: NDArray[np.int64]
 
 
+_Parts = tuple[Listing, Listing, Listing]
+
+
 def load_image_folder(
     root: Path,
     *,
@@ -40,41 +43,60 @@ def load_image_folder(
     seed: int,
     image_size: int | None = None,
     memory_limit: int = MEMORY_LIMIT,
+    skip_bad_images: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ImageData:
     """Read an image folder; what would take more bytes than the limit stays on disk.
+
+    With `skip_bad_images`, images that cannot be read are left out and noted in `ImageData.skipped`: at once if they go
+    into memory, else whenever one is come upon.
 
     Raises
     ------
     ConfigError
         If the image size is below 1.
     DataError
-        If a folder is missing or has no images, the classes of the two folders differ, an image cannot be read, or
-        images are of different sizes without an image size.
+        If a folder is missing or has no images, the classes of the two folders differ, an image cannot be read (or
+        none of a class for training, or of a part, where they may be left out), or images are of different sizes
+        without an image size.
     """
     if image_size is not None and image_size < 1:
         raise ConfigError(f"image size is {image_size}; it must be at least 1 pixel")
     train, test = _list_both(root)
     count = len(train.files) + len(test.files)
-    height, width = size_of(train.files[0]) if image_size is None else (image_size, image_size)
+    skipped: dict[str, str] | None = {} if skip_bad_images else None
+    height, width = first_size(train.files, skipped) if image_size is None else (image_size, image_size)
     size = count * height * width * 3
     held = hold_out(train.labels, validation, seed=seed, name="validation")
     parts = (_part(train, ~held), _part(train, held), test)
     if size <= memory_limit:
-        images = decode([path for part in parts for path in part.files], image_size=image_size, on_progress=on_progress)
+        files = [path for part in parts for path in part.files]
+        images = decode(files, image_size=image_size, skipped=skipped, on_progress=on_progress)
+        if skipped:
+            parts = _readable(*parts, skipped)
         # One array of all three parts in this order, so that each is a view of it and nothing is copied.
         views = torch.split(images, [len(part.files) for part in parts])
         splits = [Split(view, torch.from_numpy(part.labels)) for view, part in zip(views, parts, strict=True)]
         mean, std = channel_statistics(splits[0].images)
-        return ImageData(name, train.classes, splits[0], splits[1], splits[2], mean=mean, std=std)
+        noted = skipped or {}
+        return ImageData(name, train.classes, splits[0], splits[1], splits[2], mean=mean, std=std, skipped=noted)
     if image_size is None:
         raise DataError(
             f"{count} images of {height}x{width} in {root} need {size / 2**30:.3g} GiB, more than the "
             f"{memory_limit / 2**30:.3g} GiB kept in memory; give --image-size N, and what is still too large is "
             f"read from disk all along"
         )
-    streams = [FileSplit(part.files, torch.from_numpy(part.labels), image_size) for part in parts]
-    return ImageData(name, train.classes, streams[0], streams[1], streams[2], mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    streams = [FileSplit(part.files, torch.from_numpy(part.labels), image_size, skipped) for part in parts]
+    return ImageData(
+        name,
+        train.classes,
+        streams[0],
+        streams[1],
+        streams[2],
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        skipped={} if skipped is None else skipped,
+    )
 
 
 def _list_both(root: Path) -> tuple[Listing, Listing]:
@@ -101,6 +123,24 @@ def _part(listing: Listing, chosen: NDArray[np.bool_]) -> Listing:
     """Return a listing of the chosen images only."""
     files = tuple(path for path, is_chosen in zip(listing.files, chosen, strict=True) if is_chosen)
     return Listing(listing.classes, files, listing.labels[chosen])
+
+
+def _readable(train: Listing, validation: Listing, test: Listing, skipped: Mapping[str, str]) -> _Parts:
+    """Return what is left of each part without the images in `skipped`; DataError if that is too little."""
+    parts = {"training": train, "validation": validation, "test": test}
+    left = {
+        name: _part(part, np.array([path not in skipped for path in part.files], dtype=np.bool_))
+        for name, part in parts.items()
+    }
+    reason = next(iter(skipped.values()))
+    for name, part in parts.items():
+        if part.files and not left[name].files:
+            raise DataError(f"none of the {len(part.files)} {name} images can be read; {reason}")
+    missing = np.setdiff1d(train.labels, left["training"].labels)
+    if missing.size:
+        names = _few(train.classes[label] for label in missing)
+        raise DataError(f"no training image of the class {names} can be read; {reason}")
+    return left["training"], left["validation"], left["test"]
 
 
 def _list(folder: Path) -> Listing:

@@ -93,7 +93,7 @@ class BatchLoader:
         """Yield the same batches from batch `start` of the epoch on; those before it are not computed."""
         epoch = self.epoch
         for batch, positions in self._order.batches(epoch, start=start):
-            chosen = positions.to(self.device)
+            chosen = self._sent(positions)
             images = self._images.index_select(0, chosen)
             if self._augment == "none":
                 inputs = self._normalise(images)
@@ -108,7 +108,7 @@ class BatchLoader:
         drawn = torch.empty(3, count, dtype=torch.int64)
         drawn[:2].random_(-self._padding, self._padding + 1, generator=generator)
         drawn[2].random_(0, 2, generator=generator)
-        down, right, flip = drawn.to(self.device).unsqueeze(2)
+        down, right, flip = self._sent(drawn).unsqueeze(2)
         rows = torch.arange(height, device=self.device) + down
         columns = torch.arange(width, device=self.device) + right
         columns = torch.where(flip.bool(), columns.flip(1), columns)
@@ -120,6 +120,11 @@ class BatchLoader:
             inside = _within(rows, height).unsqueeze(2) & _within(columns, width).unsqueeze(1)
             inputs.mul_(inside.unsqueeze(1))
         return inputs
+
+    def _sent(self, values: torch.Tensor) -> torch.Tensor:
+        """Send a few numbers to the device; from pinned memory, since it is waited for otherwise."""
+        pinned = values.pin_memory() if self.device.type == "cuda" else values
+        return pinned.to(self.device, non_blocking=True)
 
 
 def _within(positions: torch.Tensor, size: int) -> torch.Tensor:

@@ -38,6 +38,7 @@ def load(
     seed: int = 0,
     image_size: int | None = None,
     memory_limit: int = MEMORY_LIMIT,
+    skip_bad_images: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ImageData:
     """Load a data set, and hold a stratified part of its training images out for validation.
@@ -62,6 +63,9 @@ def load(
     memory_limit
         An image folder of more bytes than this (three a pixel) is not decoded into memory but read from disk in
         training; `make_loader` takes either.
+    skip_bad_images
+        Whether an image of a folder that cannot be read is left out, and noted in `ImageData.skipped`, instead of being
+        an error. No other image changes its part or its label for it.
     on_progress
         Called with (images decoded, all images).
 
@@ -89,6 +93,7 @@ def load(
             seed=seed,
             image_size=IMAGENET_SIZE if name == "imagenet" and image_size is None else image_size,
             memory_limit=0 if name == "imagenet" else memory_limit,
+            skip_bad_images=skip_bad_images,
             on_progress=on_progress,
         )
     if name != "digits" and name not in DOWNLOADED:

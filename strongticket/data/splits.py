@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -65,11 +65,14 @@ class FileSplit:
         int64, ``(n,)``.
     image_size
         Height and width in pixels that each image is given.
+    skipped
+        What an image that cannot be read is added to, as {path: reason}, and left out; None if it is an error.
     """
 
     files: tuple[str, ...]
     labels: torch.Tensor
     image_size: int
+    skipped: dict[str, str] | None = None
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -95,6 +98,8 @@ class ImageData:
         The training images, the part of them that is held out, and the images that a result is reported on.
     mean, std
         Of each channel over the training part, with pixels scaled to [0, 1].
+    skipped
+        The images that were left out because they cannot be read, {path: reason}; it grows while files are read.
     """
 
     name: str
@@ -104,6 +109,7 @@ class ImageData:
     test: Split | FileSplit
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

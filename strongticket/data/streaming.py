@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -22,12 +23,14 @@ if TYPE_CHECKING:
 _MOST_WORKERS = 8
 _Key = tuple[list[int], int]  # positions of the images of a batch, and the seed of its augmentation
 _Batch = tuple[torch.Tensor, torch.Tensor]
+_Read = tuple[torch.Tensor, torch.Tensor, dict[str, str]]  # images, labels, and what could not be read
 
 
 class StreamLoader:
     """Iterate over one epoch of normalised batches that worker processes decode; otherwise like `BatchLoader`.
 
     The order and every crop and flip are a pure function of (seed, epoch, batch index), whatever the number of workers.
+    Where the split lets images be skipped, one that cannot be read is missing from its batch.
 
     Parameters
     ----------
@@ -72,6 +75,7 @@ class StreamLoader:
         self._normalise = Normaliser(mean, std, device=self.device)
         self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self._reader = _Reader(split, augment)
+        self._skipped = split.skipped
         self._workers = min(_processors(), _MOST_WORKERS) if workers is None else workers
 
     def __len__(self) -> int:
@@ -92,7 +96,7 @@ class StreamLoader:
         Raises
         ------
         DataError
-            If an image cannot be read; the message names it.
+            If an image cannot be read, or, where images may be skipped, none of a whole batch; the message names it.
         """
         seed, epoch = self._order.seed, self.epoch
         keys: Iterator[_Key] = (
@@ -107,16 +111,27 @@ class StreamLoader:
             num_workers=self._workers,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # the loader draws a seed for its workers, else from the global generator
+            worker_init_fn=_leave_stopping_to_the_parent,
         )
         for batch in reader:
             if isinstance(batch, DataError):
                 raise batch
-            images, labels = batch
+            images, labels, skipped = batch
+            self._note(skipped)
+            if not len(labels):  # the smaller batch at the end of the epoch
+                continue
             inputs = self._normalise(images.to(self.device, non_blocking=True))
             yield (
                 inputs.contiguous(memory_format=self._memory_format),
                 labels.to(self.device, non_blocking=True),
             )
+
+    def _note(self, skipped: dict[str, str]) -> None:
+        """Add to what was skipped before; if it is a whole batch, something else than single images is wrong."""
+        if len(skipped) == self._order.batch_size:
+            raise DataError(f"none of the {len(skipped)} images of a batch can be read; {next(iter(skipped.values()))}")
+        if self._skipped is not None:
+            self._skipped.update(skipped)
 
 
 def make_loader(
@@ -154,7 +169,7 @@ def make_loader(
 
 
 class _Reader(Dataset[Any]):
-    """Reads a whole batch of files: uint8 ``(b, 3, size, size)`` and labels.
+    """Reads a whole batch of files: uint8 ``(b, 3, size, size)``, labels, and what was skipped.
 
     A failure is returned and not raised: torch would wrap an exception of a worker process in its traceback.
     """
@@ -163,14 +178,22 @@ class _Reader(Dataset[Any]):
         self._split = split
         self._transform = _transform(augment, split.image_size)
 
-    def __getitem__(self, key: _Key) -> _Batch | DataError:
+    def __getitem__(self, key: _Key) -> _Read | DataError:
         positions, seed = key
-        try:
-            with _own_randomness(seed):
-                images = [self._transform(open_image(self._split.files[i]).convert("RGB")) for i in positions]
-        except DataError as error:
-            return error
-        return torch.stack(images), self._split.labels[positions]
+        size, skipped = self._split.image_size, dict[str, str]()
+        images, read = torch.empty(len(positions), 3, size, size, dtype=torch.uint8), list[int]()
+        with _own_randomness(seed):
+            for position in positions:
+                path = self._split.files[position]
+                try:
+                    images[len(read)] = self._transform(open_image(path).convert("RGB"))
+                except DataError as error:
+                    if self._split.skipped is None:
+                        return error
+                    skipped[path] = str(error)
+                else:
+                    read.append(position)
+        return images[: len(read)], self._split.labels[read], skipped
 
 
 def _transform(augment: Augment, size: int) -> Callable[[Any], torch.Tensor]:
@@ -196,6 +219,12 @@ def _own_randomness(seed: int) -> Iterator[None]:
         yield
     finally:
         torch.default_generator.set_state(state)
+
+
+def _leave_stopping_to_the_parent(worker: int) -> None:
+    """Let what signals a whole process group, as Ctrl-C does, stop the parent at a step boundary, not its readers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _unchanged(batch: Any) -> Any:

@@ -1,9 +1,10 @@
 """Finding a ticket: the options, the loop, and what survives a kill."""
 
 from .config import SearchConfig
-from .events import EpochDone, Event, StepDone
+from .events import EpochDone, Event, Resumed, StepDone
 from .hardware import Placement, choose_device, place
 from .loop import Batches
+from .profile import Profile, profile
 from .search import SearchResult, search, train_dense
 from .seeding import seeded
 
@@ -12,11 +13,14 @@ __all__ = [
     "EpochDone",
     "Event",
     "Placement",
+    "Profile",
+    "Resumed",
     "SearchConfig",
     "SearchResult",
     "StepDone",
     "choose_device",
     "place",
+    "profile",
     "search",
     "seeded",
     "train_dense",

@@ -1,125 +1,164 @@
-"""What a search needs to go on after it was stopped: two files, neither of which can run code."""
+"""What a stopped search goes on from: numbered files in a folder, of which the last two are kept. None can run code."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict
+import re
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from ..errors import SearchError
-from ..files import write_beside
-from ..masks import attachment_of
-from .loop import Loop, Position
+from ..files import remove_halves, write_beside
+from ..weights import digest
+from .config import SearchConfig
+from .loop import Loop
+from .state import Best, State, capture, restore
 
-_FILE = "search.safetensors"
-_VERSION = 1
-
-
-def save_checkpoint(loop: Loop, folder: Path, *, best_epoch: int | None) -> None:
-    """Write the state of ``loop`` into ``folder``: beside the last one, then in its place."""
-    tensors = {f"model:{name}": value for name, value in _learned(loop).items()}
-    optimizer = loop.optimizer.state_dict()
-    scalars: dict[str, dict[str, Any]] = {}
-    for index, state in optimizer["state"].items():
-        for key, value in state.items():
-            if isinstance(value, Tensor):
-                tensors[f"optimizer:{index}:{key}"] = value
-            else:
-                scalars.setdefault(str(index), {})[key] = value
-    tensors["random:now"] = torch.get_rng_state()
-    tensors["random:epoch"] = loop.random_at_epoch_start
-    if torch.cuda.is_available():
-        tensors["random:cuda"] = torch.cuda.get_rng_state()
-    header = {
-        "version": _VERSION,
-        "config": _options(loop),
-        "position": asdict(loop.position),
-        "optimizer": scalars,
-        "refreshes": attachment_of(loop.model).refreshes,
-        "best_epoch": best_epoch,
-    }
-    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    write_beside(folder / _FILE, save(tensors, {"search": json.dumps(header)}))
+_VERSION = 2
+_UNCHECKED_VERSION = 1  # had no checksum, and a name without a number
+_NAME = re.compile(r"search(?:-(\d+))?\.safetensors")
+_KEPT = 2
+# After an epoch: a search with short epochs and many scores would otherwise do little else than write.
+_LEAST_TIMES_ITS_COST = 20
 
 
-def load_checkpoint(loop: Loop, folder: Path) -> int | None:
-    """Put the state in ``folder`` back into ``loop`` and return the best epoch so far.
+class Checkpoints:
+    """The checkpoints of one search in ``folder``, and when the next one is due.
 
-    Raises SearchError if there is none, if it is damaged, or if it is of another search (naming the
-    options that differ).
+    One is due ``checkpoint_minutes`` after the last one, every ``checkpoint_epochs`` epochs (if that is not given,
+    after every epoch as long as writing takes less than a twentieth of the time), and after the last epoch. Nobody else
+    may write to the folder.
     """
-    path = folder / _FILE
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise SearchError(f"there is no checkpoint to resume in {folder} ({error.strerror})") from None
-    try:
-        tensors = load(data)
-        size = int.from_bytes(data[:8], "little")
-        header = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["search"])
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise SearchError(f"the checkpoint {path} is damaged ({error}); delete it and start again") from None
-    if header.get("version") != _VERSION:
-        raise SearchError(f"the checkpoint {path} has version {header.get('version')}; this release reads {_VERSION}")
-    _refuse_other_options(header["config"], _options(loop), path)
-    model = {name.removeprefix("model:"): value for name, value in tensors.items() if name.startswith("model:")}
-    expected = _learned(loop)
-    if {n: v.shape for n, v in model.items()} != {n: v.shape for n, v in expected.items()}:
-        raise SearchError(f"the checkpoint {path} is of another network; start again with another output folder")
-    with torch.no_grad():
-        for name, value in expected.items():
-            value.copy_(model[name])
-    _restore_optimizer(loop, tensors, header["optimizer"])
-    loop.position = Position(**header["position"])
-    loop.random_at_epoch_start = tensors["random:epoch"]
-    torch.set_rng_state(tensors["random:now"])
-    if torch.cuda.is_available() and "random:cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["random:cuda"])
-    attachment_of(loop.model).refreshes = header["refreshes"]
-    best: int | None = header["best_epoch"]
-    return best
+
+    def __init__(self, folder: Path, config: SearchConfig, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.folder = folder
+        self._config, self._clock = config, clock
+        self._saved, self._cost = clock(), 0.0
+        self._good: list[Path] = []
+
+    def begin(self) -> None:
+        """Prepare the folder for a search that begins; what lies there of another one goes with the first ``save``."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        remove_halves(self.folder)
+
+    def due(self) -> bool:
+        """Say whether it is time for a checkpoint, wherever in an epoch the search is."""
+        return self._clock() - self._saved >= 60 * self._config.checkpoint_minutes
+
+    def due_after(self, epoch: int) -> bool:
+        """Say whether it is time for a checkpoint after ``epoch``, from 1."""
+        if epoch == self._config.epochs or self.due():
+            return True
+        if self._config.checkpoint_epochs is not None:
+            return epoch % self._config.checkpoint_epochs == 0
+        return self._clock() - self._saved >= _LEAST_TIMES_ITS_COST * self._cost
+
+    def save(self, loop: Loop, best: Best) -> None:
+        """Write the state of ``loop`` down and remove all checkpoints but the last two.
+
+        Raises SearchError, and leaves the checkpoints as they are, if the search has diverged; OSError that names the
+        file if it cannot be written.
+        """
+        began = self._clock()
+        numbers = [_number(file) for file in _files(self.folder)]
+        path = self.folder / f"search-{max(numbers, default=0) + 1:06d}.safetensors"
+        write_beside(path, _to_bytes(capture(loop, best)))
+        self._good = [*self._good, path][-_KEPT:]
+        for file in _files(self.folder):
+            if file not in self._good:
+                with suppress(OSError):
+                    file.unlink()
+        self._saved = self._clock()
+        self._cost = self._saved - began
+
+    def load(self, loop: Loop) -> tuple[Best, str | None]:
+        """Put the newest checkpoint that is not damaged back into ``loop``.
+
+        Returns the best ticket so far, and what has to be said of newer checkpoints, None if that is nothing. Raises
+        SearchError if there is no checkpoint, if all of them are damaged, or if it is of another search.
+        """
+        remove_halves(self.folder)
+        damaged: list[str] = []
+        files = _files(self.folder)
+        for index, path in enumerate(files):
+            try:
+                state = _read(path)
+            except _DamagedError as error:
+                damaged.append(f"the checkpoint {path} is damaged ({error})")
+                continue
+            try:
+                best = restore(loop, state)
+            except SearchError as error:
+                raise SearchError(f"the checkpoint {path} {error}") from None
+            self._good = files[index : index + _KEPT][::-1]
+            return best, f"{'; '.join(damaged)}; going on from the one before, {path.name}" if damaged else None
+        if damaged:
+            raise SearchError(
+                f"{'; '.join(damaged)}, and there is no other; nothing was begun anew: put a copy back, or delete "
+                f"{self.folder} to start from the beginning"
+            )
+        raise SearchError(f"there is no checkpoint to resume in {self.folder}")
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Say whether ``folder`` holds a checkpoint."""
-    return (folder / _FILE).exists()
+    """Say whether ``folder`` holds a checkpoint, in whatever condition."""
+    return bool(_files(folder))
 
 
-def _learned(loop: Loop) -> dict[str, Tensor]:
-    """Return the live tensors that change in a search: all but the frozen weights, which the seed gives back."""
-    state = loop.model.state_dict(keep_vars=True)
-    return {name: value for name, value in state.items() if not name.endswith(".original")}
+class _DamagedError(Exception):
+    """A file is not as it was written."""
 
 
-def _restore_optimizer(loop: Loop, tensors: Mapping[str, Tensor], scalars: Mapping[str, dict[str, Any]]) -> None:
-    state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in scalars.items()}
-    for name, value in tensors.items():
-        if name.startswith("optimizer:"):
-            _, index, key = name.split(":")
-            state.setdefault(int(index), {})[key] = value
-    groups = loop.optimizer.state_dict()["param_groups"]
-    loop.optimizer.load_state_dict({"state": state, "param_groups": groups})
+def _files(folder: Path) -> list[Path]:
+    """Return the checkpoints in ``folder``, the newest first."""
+    try:
+        files = [file for file in folder.iterdir() if _NAME.fullmatch(file.name)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(files, key=_number, reverse=True)
 
 
-def _options(loop: Loop) -> dict[str, Any]:
-    """Return what a search was told: its configuration, its masks, and what its frozen weights are drawn from."""
-    attachment = attachment_of(loop.model)
-    masks = {**attachment.search, "binary": asdict(attachment.binary)}
-    drawn_from = {"seed": attachment.seed, "law": attachment.law.to_dict()}
-    options: dict[str, Any] = json.loads(json.dumps({**loop.config.model_dump(), **masks, **drawn_from}))
-    return options
+def _number(file: Path) -> int:
+    found = _NAME.fullmatch(file.name)
+    return int(found[1] or 0) if found else 0
 
 
-def _refuse_other_options(saved: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
-    machine = {"device", "precision", "channels_last"}
-    keys = [key for key in sorted(saved.keys() | now.keys()) if key not in machine]
-    differing = [f"{key} ({saved.get(key)} → {now.get(key)})" for key in keys if saved.get(key) != now.get(key)]
-    if differing:
-        raise SearchError(f"the checkpoint {path} is of another search: {', '.join(differing)} differ")
+def _to_bytes(state: State) -> bytes:
+    values = json.dumps({"version": _VERSION, **state.values})
+    return save(state.tensors, {"search": values, "sha256": _checksum(state.tensors, values)})
+
+
+def _read(path: Path) -> State:
+    """Return the state in a file; SearchError if it is of another version, _DamagedError if it is damaged."""
+    try:
+        data = path.read_bytes()
+        tensors = load(data)
+        size = int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8 : 8 + size])["__metadata__"]
+        values = json.loads(metadata["search"])
+        version = values["version"]
+        is_whole = metadata.get("sha256") == _checksum(tensors, metadata["search"])
+    except OSError as error:
+        raise _DamagedError(error.strerror) from None
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError, RuntimeError) as error:
+        raise _DamagedError(" ".join(str(error).split())) from None
+    if not is_whole and version != _UNCHECKED_VERSION:
+        raise _DamagedError("its checksum is not the one it was written with")
+    if version != _VERSION:
+        raise SearchError(
+            f"the checkpoint {path} has version {version}, this release reads {_VERSION}; go on with the release that "
+            "began the search, or start again"
+        )
+    return State(tensors, values)
+
+
+def _checksum(tensors: Mapping[str, Tensor], values: str) -> str:
+    """Return the SHA-256 of all tensors, as ``digest`` reads them, and of the JSON values as they are written."""
+    return hashlib.sha256(f"{digest(tensors)}:{values}".encode()).hexdigest()

@@ -54,6 +54,21 @@ class SearchConfig(BaseModel):
         description="Memory format of images; auto is on for convolutional networks.",
         json_schema_extra=_MACHINE,
     )
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto", description="Compile the network; auto is on for long runs on a GPU.", json_schema_extra=_MACHINE
+    )
+    deterministic: bool = Field(
+        False, description="Only arithmetic that a GPU repeats bit for bit; slower.", json_schema_extra=_MACHINE
+    )
+    checkpoint_minutes: float = Field(
+        5.0, ge=0, description="Minutes between checkpoints, within an epoch too.", json_schema_extra=_MACHINE
+    )
+    checkpoint_epochs: int | None = Field(
+        None,
+        ge=1,
+        description="Epochs between checkpoints; 1 if not given, but less than a twentieth of the time goes into them.",
+        json_schema_extra=_MACHINE,
+    )
 
     def for_dense_training(self) -> SearchConfig:
         """Return the same budget with the optimizer of the dense baseline."""
@@ -64,3 +79,9 @@ class SearchConfig(BaseModel):
                 "weight_decay": self.trained_weight_decay,
             }
         )
+
+
+MACHINE_OPTIONS = frozenset(
+    name for name, option in SearchConfig.model_fields.items() if option.json_schema_extra == _MACHINE
+)
+"""The options that say where and how a search runs, and not what it is: it may go on under others."""

@@ -7,6 +7,18 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class Resumed:
+    """A search goes on from a checkpoint, after ``epochs`` whole epochs and ``steps`` of the next.
+
+    ``damaged`` says which newer checkpoints could not be read and why, None if there are none.
+    """
+
+    epochs: int
+    steps: int
+    damaged: str | None
+
+
+@dataclass(frozen=True)
 class StepDone:
     """One optimizer step is done; ``steps`` is the number an epoch has, None where that is not known yet."""
 
@@ -36,4 +48,4 @@ class EpochDone:
         return asdict(self)
 
 
-Event = StepDone | EpochDone
+Event = Resumed | StepDone | EpochDone

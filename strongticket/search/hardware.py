@@ -13,21 +13,24 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from ..errors import ConfigError
+from .compilation import is_to_be_compiled
 from .config import SearchConfig
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where and how batches are computed: a device, bf16 or fp32, and the memory format of images."""
+    """Where and how batches are computed: a device, bf16 or fp32, the memory format of images, compiled or not."""
 
     device: torch.device
     bf16: bool
     channels_last: bool
+    compiled: bool = False
 
     def describe(self) -> str:
         """Return one phrase for people, such as ``cpu, fp32, channels_last``."""
         layout = ", channels_last" if self.channels_last else ""
-        return f"{self.device.type}, {'bf16' if self.bf16 else 'fp32'}{layout}"
+        compiled = ", compiled" if self.compiled else ""
+        return f"{self.device.type}, {'bf16' if self.bf16 else 'fp32'}{layout}{compiled}"
 
     def autocast(self) -> torch.autocast:
         """Return the context in which a forward pass runs."""
@@ -41,10 +44,11 @@ class Placement:
         return value
 
 
-def place(model: nn.Module, config: SearchConfig) -> Placement:
+def place(model: nn.Module, config: SearchConfig, *, steps: int | None = None) -> Placement:
     """Choose device, precision and memory format for ``model``, and move it there.
 
-    Raises ConfigError if CUDA is asked for where there is none, or bf16 where it cannot run.
+    ``steps`` are those of the whole run, if they are known: a long one on a GPU is compiled. Raises
+    ConfigError if CUDA is asked for where there is none, or bf16 where it cannot run.
     """
     device = choose_device(config.device)
     if config.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
@@ -57,7 +61,7 @@ def place(model: nn.Module, config: SearchConfig) -> Placement:
     model.to(device)
     if channels_last:
         model.to(memory_format=torch.channels_last)
-    return Placement(device, bf16, channels_last)
+    return Placement(device, bf16, channels_last, is_to_be_compiled(config, device, steps))
 
 
 def choose_device(name: str) -> torch.device:

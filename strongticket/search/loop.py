@@ -15,10 +15,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from ..errors import DataError, SearchError
+from ..errors import ConfigError, DataError, SearchError
+from .compilation import Forward
 from .config import SearchConfig
+from .determinism import deterministic
 from .events import EpochDone, Event, StepDone
 from .hardware import Placement
+from .optimizer import learning_rate_factor, make_optimizer
+from .randomness import random_state, set_random_state
+from .stopwatch import Stopwatch
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -33,6 +38,7 @@ class Position:
     loss_sum: float = 0.0
     correct: int = 0
     seen: int = 0
+    seconds: float = 0.0
     density: float = 1.0
     learning_rate: float = 0.0
     steps_in_epoch: int | None = None
@@ -43,8 +49,8 @@ class Loop:
     """Epochs and steps over ``parameters`` of ``model``, from wherever ``position`` stands.
 
     ``after_step`` is called with the progress in epochs after every optimizer step and returns the
-    density it left behind; validation runs inside ``while_validating``; ``should_stop`` is asked at every
-    step boundary.
+    density it left behind; validation runs inside ``while_validating``. At every step boundary
+    ``should_pause`` is asked whether the state is wanted, and ``should_stop`` whether to end.
     """
 
     def __init__(
@@ -60,75 +66,132 @@ class Loop:
         while_validating: Callable[[], AbstractContextManager[None]] = nullcontext,
         on_event: Callable[[Event], None] | None = None,
         should_stop: Callable[[], bool] | None = None,
+        should_pause: Callable[[], bool] | None = None,
+        stopwatch: Stopwatch | None = None,
     ) -> None:
         self.model, self.train, self.config, self.validation = model, train, config, validation
         self.placement = placement
         self.loss: Loss = loss or _cross_entropy(config.label_smoothing)
         self.optimizer = make_optimizer([p for p in model.parameters() if p.requires_grad], config)
         self.position = Position(steps_in_epoch=len(train) if isinstance(train, Sized) else None)
-        self.random_at_epoch_start = torch.get_rng_state()
+        self.random_at_epoch_start = random_state(train, placement.device)
         self._images_per_second = 0.0
         self._after_step = after_step or (lambda progress: 1.0)
         self._while_validating = while_validating
         self._on_event = on_event or (lambda event: None)
         self._should_stop = should_stop or (lambda: False)
+        self._should_pause = should_pause or (lambda: False)
+        self._stopwatch = stopwatch
+        self.forward = Forward(model, compiled=placement.compiled, must_compile=config.compile == "on")
 
     def epochs(self) -> Iterator[EpochDone | None]:
-        """Run to the end, yielding after each epoch; yields None, and ends, if it was asked to stop within one."""
+        """Run to the end, yielding after each epoch, and None where the state is wanted within one.
+
+        Whenever it yields, ``position`` and the model are those of a step boundary, and so they are if it raises
+        DataError. It ends, after None, if it was asked to stop.
+        """
         while self.position.epochs_done < self.config.epochs:
-            started = time.perf_counter()
-            if not self._epoch(self.position.epochs_done + 1):
+            started = time.perf_counter() - self.position.seconds
+            for _ in self._epoch(self.position.epochs_done + 1):
+                self.position.seconds = time.perf_counter() - started
+                yield None
+                if self._should_stop():
+                    return
+            event = self._close_epoch(started)
+            if event is None:
                 yield None
                 return
-            event = self._close_epoch(started)
             self._on_event(event)
             yield event
 
-    def _epoch(self, epoch: int) -> bool:
-        position = self.position
+    def _epoch(self, epoch: int) -> Iterator[None]:
+        """Do what is left of an epoch, pausing where the state is wanted."""
+        position, on_cpu = self.position, self.placement.device.type == "cpu"
         self.model.train()
         if position.batches_done == 0:
-            self.random_at_epoch_start = torch.get_rng_state()
+            self.random_at_epoch_start = random_state(self.train, self.placement.device)
         loss_sum = torch.tensor(position.loss_sum, device=self.placement.device, dtype=torch.float64)
         correct = torch.tensor(position.correct, device=self.placement.device)
+        sound = torch.tensor(position.batches_done, device=self.placement.device)
         seen_before, started = position.seen, time.perf_counter()
-        for inputs, targets in self._batches(epoch):
+
+        def read_back() -> None:
+            position.loss_sum, position.correct = float(loss_sum), int(correct)
+            refuse_divergence(position.loss_sum, epoch, int(sound) + 1)
+
+        batches = self._batches(epoch)
+        while (batch := self._next(batches, read_back)) is not None:
+            inputs, targets = batch
             self._set_learning_rate(epoch)
-            inputs, targets = self.placement.inputs(inputs), targets.to(self.placement.device, non_blocking=True)
-            with self.placement.autocast():
-                outputs = self.model(inputs)
-                loss = self.loss(outputs, targets)
-            if self.placement.device.type == "cpu":  # elsewhere reading it would wait for the device
-                refuse_divergence(float(loss.detach()), epoch, position.batches_done + 1)
-            self.optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
-            self.optimizer.step()
+            with deterministic(self.config.deterministic):
+                with self._phase("forward"), self.placement.autocast():
+                    outputs = self.forward(inputs)
+                    loss = self.loss(outputs, targets)
+                if on_cpu:  # elsewhere reading it would wait for the device
+                    refuse_divergence(float(loss.detach()), epoch, position.batches_done + 1)
+                with self._phase("backward"):
+                    self.optimizer.zero_grad(set_to_none=True)
+                    torch.autograd.backward(loss)
+                with self._phase("optimizer"):
+                    self.optimizer.step()
             position.batches_done += 1
             position.seen += len(targets)
-            position.density = self._after_step(self._progress(epoch))
             loss_sum += loss.detach() * len(targets)
+            sound += loss_sum.isfinite()  # once it is not, it stays so
             correct += count_correct(outputs.detach(), targets)
+            with self._phase("masks"):
+                position.density = self._decide(epoch, read_back)
             self._on_event(StepDone(epoch, position.batches_done, position.steps_in_epoch))
-            if self._should_stop():
-                position.loss_sum, position.correct = float(loss_sum), int(correct)
-                return False
+            if self._stopwatch is not None:
+                self._stopwatch.step()
+            if self._should_stop() or self._should_pause():
+                read_back()
+                yield
         if position.batches_done == 0:
             raise DataError(
                 f"the training data gave no batch in epoch {epoch}; expected an iterable that can be read once an "
                 "epoch, such as a list or a DataLoader"
             )
-        position.loss_sum, position.correct = float(loss_sum), int(correct)
-        refuse_divergence(position.loss_sum, epoch, position.batches_done)
-        self._images_per_second = (position.seen - seen_before) / max(time.perf_counter() - started, 1e-9)
+        read_back()
+        if position.seen > seen_before:
+            self._images_per_second = (position.seen - seen_before) / max(time.perf_counter() - started, 1e-9)
+        else:  # it was stopped while it validated
+            self._images_per_second = position.seen / max(position.seconds, 1e-9)
         position.steps_in_epoch = position.batches_done
-        return True
 
-    def _close_epoch(self, started: float) -> EpochDone:
+    def _next(
+        self, batches: Iterator[tuple[Tensor, Tensor]], read_back: Callable[[], None]
+    ) -> tuple[Tensor, Tensor] | None:
+        """Return the next batch on the device, None after the last one; what was done before data fail is not lost."""
+        try:
+            with self._phase("data"):
+                batch = next(batches, None)
+                if batch is None:
+                    return None
+                inputs, targets = batch
+                return self.placement.inputs(inputs), targets.to(self.placement.device, non_blocking=True)
+        except DataError:
+            read_back()
+            raise
+
+    def _decide(self, epoch: int, read_back: Callable[[], None]) -> float:
+        """Let the masks follow the scores; if they cannot be ranked, say where that was."""
+        try:
+            return self._after_step(self._progress(epoch))
+        except ConfigError as error:
+            read_back()
+            raise SearchError(f"{error} (epoch {epoch}, step {self.position.batches_done})") from None
+
+    def _close_epoch(self, started: float) -> EpochDone | None:
+        """Validate and return the epoch's figures, None if it was asked to stop before it knew them."""
         position, config = self.position, self.config
         accuracy = loss = None
         if self.validation is not None:
-            with self._while_validating():
-                accuracy, loss = validate(self.model, self.validation, self.placement)
+            with self._while_validating(), deterministic(config.deterministic):
+                accuracy, loss = validate(self.model, self._until_stopped(self.validation), self.placement)
+            if self._should_stop():
+                position.seconds = time.perf_counter() - started
+                return None
         position.epochs_done += 1
         seconds = time.perf_counter() - started
         event = EpochDone(
@@ -146,7 +209,14 @@ class Loop:
         )
         position.history.append(event.as_dict())
         position.batches_done, position.seen, position.loss_sum, position.correct = 0, 0, 0.0, 0
+        position.seconds = 0.0
         return event
+
+    def _until_stopped(self, batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in batches:
+            yield batch
+            if self._should_stop():
+                return
 
     def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of the epoch that are still to be done; skips the others as cheaply as the loader can."""
@@ -162,14 +232,17 @@ class Loop:
             yield from self.train
             return
         # An ordinary loader shuffles from the global generator: begin as the epoch began, then go on as it stopped.
-        now = torch.get_rng_state()
-        torch.set_rng_state(self.random_at_epoch_start)
-        rest = islice(iter(self.train), start, None)
-        first = next(rest, None)
-        torch.set_rng_state(now)
-        if first is not None:
-            yield first
-            yield from rest
+        device = self.placement.device
+        now = random_state(self.train, device)
+        set_random_state(self.random_at_epoch_start, self.train, device)
+        rest = iter(self.train)
+        for _ in islice(rest, start):
+            pass
+        set_random_state(now, self.train, device)
+        yield from rest
+
+    def _phase(self, name: str) -> AbstractContextManager[None]:
+        return nullcontext() if self._stopwatch is None else self._stopwatch.phase(name)
 
     def _progress(self, epoch: int) -> float:
         """Return how many epochs are done, the part of the one under way included."""
@@ -183,36 +256,9 @@ class Loop:
             group["lr"] = rate
 
 
-def learning_rate_factor(progress: float, config: SearchConfig) -> float:
-    """Return the factor on the peak learning rate after ``progress`` epochs, in [0, 1].
-
-    Linear from 1/10 to 1 during warm-up, then ½(1 + cos(π·t)) with t from 0 to 1 over the remaining
-    epochs, or 1 throughout under the constant schedule.
-    """
-    if progress < config.warmup_epochs:
-        return 0.1 + 0.9 * progress / config.warmup_epochs
-    if config.schedule == "constant":
-        return 1.0
-    rest = max(config.epochs - config.warmup_epochs, 1e-9)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - config.warmup_epochs) / rest)))
-
-
-def make_optimizer(parameters: list[nn.Parameter], config: SearchConfig) -> torch.optim.Optimizer:
-    """Return the configured optimizer; vectors (affine parameters, biases) get no weight decay."""
-    groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(
-            groups,
-            lr=config.learning_rate,
-            momentum=config.momentum,
-            nesterov=config.nesterov and config.momentum > 0,
-        )
-    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-    return kind(groups, lr=config.learning_rate)
+def steps_of(train: Batches, config: SearchConfig) -> int | None:
+    """Return how many steps a run takes, None if the length of an epoch is not known."""
+    return config.epochs * len(train) if isinstance(train, Sized) else None
 
 
 @torch.no_grad()

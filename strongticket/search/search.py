@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ..errors import InterruptedRunError, ModelError
+from ..errors import DataError, InterruptedRunError, ModelError, SearchError
 from ..masks import Edges, attachment_of, concluded, edges, fix, refresh, scheduled_density, weights_digest
-from ..ticket import Ticket, extract, load, save, store
-from .checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
+from ..ticket import Ticket, extract, store
+from .checkpoint import Checkpoints, has_checkpoint
 from .config import SearchConfig
-from .events import EpochDone, Event
+from .events import EpochDone, Event, Resumed
 from .hardware import Placement, place
 from .interruption import StopRequest, listening
-from .loop import Batches, Loop, Loss
-
-_BEST = "best.safetensors"
+from .loop import Batches, Loop, Loss, steps_of
+from .state import Best
 
 
 @dataclass(frozen=True)
@@ -55,19 +55,25 @@ def search(
 
     ``train`` and ``validation`` are iterables of (input, target) batches that can be read once an
     epoch; targets are class indices unless ``loss`` (outputs, targets) → scalar says otherwise.
-    Validation data choose the epoch and nothing else. ``on_event`` hears ``StepDone`` and ``EpochDone``.
+    Validation data choose the epoch and nothing else. ``on_event`` hears ``Resumed``, ``StepDone`` and
+    ``EpochDone``.
 
-    With a folder ``checkpoint``, the state is saved there after every epoch and when SIGINT or SIGTERM
-    asks to stop (InterruptedRunError); ``resume`` goes on from it. Raises ModelError if the model is
-    not attached, SearchError if the loss diverges or the checkpoint does not fit, DataError if there
-    are no batches.
+    With a folder ``checkpoint``, the state is saved there as often as ``config`` says, when data fail, and
+    when SIGINT or SIGTERM asks to stop (InterruptedRunError). ``resume`` goes on from there to the same
+    ticket, bit for bit (on a GPU if ``config`` says ``deterministic``): ``train`` has to give the same batches in
+    each epoch, drawn from nothing but an epoch it is told by ``set_epoch``, the global generators of torch, numpy
+    and Python, and a DataLoader's own generator. If the newest checkpoint is damaged the one before is taken and
+    ``Resumed`` says so, or a warning where nobody listens. Without a checkpoint there, the search begins.
+
+    Raises ModelError if the model is not attached, SearchError if the loss diverges or the checkpoint
+    does not fit, DataError if there are no batches, OSError if a checkpoint cannot be written.
     """
     config = config or SearchConfig()
     attachment = attachment_of(model)
     selection = attachment.selection
     if selection is None:
         raise ModelError("the masks of this model are fixed already; attach a fresh model to search again")
-    placement = place(model, config)
+    placement = place(model, config, steps=steps_of(train, config))
     digest = weights_digest(model)
     live = edges(model)
     final_density = _kept_share(live)
@@ -82,8 +88,8 @@ def search(
         return final_density if over else _kept_share(live)  # counting makes a GPU wait, so only in a ramp
 
     decide(0.0)
-    folder = None if checkpoint is None else Path(checkpoint)
-    with listening() if folder else nullcontext(StopRequest()) as stop:
+    checkpoints = None if checkpoint is None else Checkpoints(Path(checkpoint), config)
+    with listening() if checkpoints else nullcontext(StopRequest()) as stop:
         loop = Loop(
             model,
             train,
@@ -95,30 +101,26 @@ def search(
             while_validating=partial(concluded, model),
             on_event=on_event,
             should_stop=stop,
+            should_pause=checkpoints.due if checkpoints else None,
         )
-        best, best_epoch = None, 0
-        if folder and resume and has_checkpoint(folder):
-            best_epoch = load_checkpoint(loop, folder) or 0
-            best = load(folder / _BEST) if best_epoch else None
-        elif folder:
-            folder.mkdir(parents=True, exist_ok=True)
-        for event in loop.epochs():
-            if event is not None and _is_best(event, loop.position.history, best_epoch):
-                best, best_epoch = extract(model), event.epoch
-                if folder:
-                    save(best, folder / _BEST)
-            if folder:
-                save_checkpoint(loop, folder, best_epoch=best_epoch or None)
-            if stop():
-                raise _interrupted(loop, stop)
+        best = Best()
+        if checkpoints and resume and has_checkpoint(checkpoints.folder):
+            best, damaged = checkpoints.load(loop)
+            _tell(Resumed(loop.position.epochs_done, loop.position.batches_done, damaged), on_event)
+        elif checkpoints:
+            checkpoints.begin()
+        best = _learn(loop, best, checkpoints, stop)
+    if stop():
+        raise _interrupted(loop, stop)
     if weights_digest(model) != digest:
         raise ModelError("a frozen weight changed during the search; something outside this library wrote to it")
     last = extract(model)
-    ticket = best if best is not None and validation is not None else last
+    ticket = best.ticket if best.ticket is not None and validation is not None else last
     fix(model, ticket.masks)
     store(model, ticket.stored)
     model.eval()
-    return SearchResult(ticket, last, best_epoch or config.epochs, loop.position.history, placement)
+    placement = replace(placement, compiled=loop.forward.compiled)
+    return SearchResult(ticket, last, best.epoch or config.epochs, loop.position.history, placement)
 
 
 def train_dense(
@@ -136,15 +138,46 @@ def train_dense(
     hypothesis.
     """
     dense = config.for_dense_training()
-    loop = Loop(model, train, dense, placement=place(model, dense), loss=loss, on_event=on_event)
+    placement = place(model, dense, steps=steps_of(train, dense))
+    loop = Loop(model, train, dense, placement=placement, loss=loss, on_event=on_event)
     for _ in loop.epochs():
         pass
     return model.eval()
 
 
+def _learn(loop: Loop, best: Best, checkpoints: Checkpoints | None, stop: StopRequest) -> Best:
+    """Run ``loop`` to its end, or to where it was asked to stop, keep its checkpoints, and return the best ticket."""
+    try:
+        for event in loop.epochs():
+            if event is not None and _is_best(event, loop.position.history, best.epoch):
+                best = Best(event.epoch, extract(loop.model))
+            stopping = stop()
+            if checkpoints and (event is None or stopping or checkpoints.due_after(event.epoch)):
+                checkpoints.save(loop, best)
+            if stopping:
+                break
+    except DataError:
+        if checkpoints and (loop.position.epochs_done or loop.position.batches_done):
+            with suppress(SearchError, OSError):  # what is wrong with the data is the news
+                checkpoints.save(loop, best)
+        raise
+    except SearchError as error:
+        if checkpoints and has_checkpoint(checkpoints.folder):
+            raise SearchError(f"{error}; the last good checkpoint is kept in {checkpoints.folder}") from None
+        raise
+    return best
+
+
 def _kept_share(live: Mapping[str, Edges]) -> float:
     kept = sum(int(edge.mask.sum()) for edge in live.values())
     return kept / sum(edge.mask.numel() for edge in live.values())
+
+
+def _tell(event: Resumed, on_event: Callable[[Event], None] | None) -> None:
+    if on_event is not None:
+        on_event(event)
+    elif event.damaged:
+        warnings.warn(event.damaged, stacklevel=3)
 
 
 def _is_best(event: EpochDone, history: list[dict[str, Any]], best_epoch: int) -> bool:

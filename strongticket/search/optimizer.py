@@ -1,0 +1,47 @@
+"""The optimizer of what learns, and its learning rate over a run."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from .config import SearchConfig
+
+
+def learning_rate_factor(progress: float, config: SearchConfig) -> float:
+    """Return the factor on the peak learning rate after ``progress`` epochs, in [0, 1].
+
+    Linear from 1/10 to 1 during warm-up, then ½(1 + cos(π·t)) with t from 0 to 1 over the remaining
+    epochs, or 1 throughout under the constant schedule.
+    """
+    if progress < config.warmup_epochs:
+        return 0.1 + 0.9 * progress / config.warmup_epochs
+    if config.schedule == "constant":
+        return 1.0
+    rest = max(config.epochs - config.warmup_epochs, 1e-9)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - config.warmup_epochs) / rest)))
+
+
+def make_optimizer(parameters: list[nn.Parameter], config: SearchConfig) -> torch.optim.Optimizer:
+    """Return the configured optimizer; vectors (affine parameters, biases) get no weight decay.
+
+    It is torch's fused one, which goes through each parameter once, where there is one for its dtype.
+    """
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(
+            groups,
+            lr=config.learning_rate,
+            momentum=config.momentum,
+            nesterov=config.nesterov and config.momentum > 0,
+            fused=fused,
+        )
+    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+    return kind(groups, lr=config.learning_rate, fused=fused)

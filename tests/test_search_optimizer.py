@@ -1,0 +1,45 @@
+"""The optimizer and its learning rate, against values worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from strongticket.search import SearchConfig
+from strongticket.search.optimizer import learning_rate_factor, make_optimizer
+
+
+def config(**options) -> SearchConfig:
+    return SearchConfig(**{"device": "cpu", "precision": "fp32", "epochs": 4, **options})
+
+
+@pytest.mark.parametrize(
+    ("progress", "factor"), [(0, 1.0), (1, 0.5 + 0.5 * math.cos(math.pi / 4)), (2, 0.5), (4, 0.0), (5, 0.0)]
+)
+def test_the_cosine_schedule_falls_from_one_to_zero(progress, factor):
+    assert learning_rate_factor(progress, config()) == pytest.approx(factor)
+
+
+def test_warm_up_rises_linearly_and_the_cosine_takes_the_rest():
+    warm = config(warmup_epochs=2)
+    assert [learning_rate_factor(p, warm) for p in (0, 1, 2, 3, 4)] == pytest.approx([0.1, 0.55, 1.0, 0.5, 0.0])
+
+
+def test_a_constant_schedule_stays():
+    assert {learning_rate_factor(p, config(schedule="constant")) for p in (0, 2, 4)} == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)]
+)
+def test_vectors_get_no_weight_decay_under_any_optimizer(name, kind):
+    parameters = [nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))]
+    optimizer = make_optimizer(parameters, config(optimizer=name, weight_decay=0.3, learning_rate=0.2))
+    assert type(optimizer) is kind
+    assert [(g["params"][0].dim(), g["weight_decay"], g["lr"]) for g in optimizer.param_groups] == [
+        (2, 0.3, 0.2),
+        (1, 0.0, 0.2),
+    ]
