@@ -1,8 +1,9 @@
 """The ticket file: ``python benchmarks/ticket_file.py --json`` prints its size beside the entropy, and what it takes.
 
-Tickets of random masks: one tensor of each ``--edges``, and a ResNet-50 with its 25.5 M weights. Sizes are ratios to
-n·H(d), summed over the masks of a ticket, plus the bytes of stored tensors where the column says so. Times are the least of
-``--repeats``, on one thread: save and load with all checks and digests, apply with the weights drawn again and compared.
+Tickets of random masks: a square matrix of each of ``--sides``, and a ResNet-50 with its 25.5 M weights. Sizes are
+ratios to n·H(d), summed over the masks of a ticket, plus the bytes of stored tensors where the column says so. Times
+are the least of ``--repeats``, on one thread: save and load with all checks and digests, apply with the weights drawn
+again and compared.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def kept(model: nn.Module, name: str) -> Tensor:
 def main() -> None:
     """Measure every network at every density with every coder, and print a line for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--edges", type=int, nargs="*", default=[1000, 5000], help="sides of square matrices")
+    parser.add_argument("--sides", type=int, nargs="*", default=[1000, 5000])
     parser.add_argument("--densities", type=float, nargs="*", default=list(DENSITIES))
     parser.add_argument("--coders", nargs="*", choices=list(CODERS), default=list(CODERS))
     parser.add_argument("--weights", default="signed-constant")
@@ -102,7 +103,7 @@ def main() -> None:
     from torchvision.models import resnet50
 
     networks: dict[str, Callable[[], nn.Module]] = {
-        f"{side}×{side}": lambda side=side: nn.Linear(side, side, bias=False) for side in options.edges
+        f"{side}×{side}": lambda side=side: nn.Linear(side, side, bias=False) for side in options.sides
     }
     networks["resnet50"] = resnet50
     results = []
@@ -120,7 +121,8 @@ def main() -> None:
 def line(result: Mapping[str, Any]) -> str:
     """Return one row of the table."""
     return (
-        f"{result['network']:>10} d {result['density']:<5} {result['coder']:4}  masks ÷ n·H {result['masks_to_entropy']:.5f}  "
+        f"{result['network']:>10} d {result['density']:<5} {result['coder']:4}  "
+        f"masks ÷ n·H {result['masks_to_entropy']:.5f}  "
         f"with stored {result['masks_and_stored_to_entropy_and_stored']:.5f}  "
         f"whole file {result['file_to_entropy_and_stored']:.4f}  {result['file_bytes']:>9,} bytes  "
         f"save {result['save_s']:.3f} s  load {result['load_s']:.3f} s  apply {result['apply_s']:.3f} s"

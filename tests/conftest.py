@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import torch
 from hypothesis import settings
@@ -16,3 +17,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 # Tensors in tests are small: one thread is faster than several, and does not fight with other processes.
 torch.set_num_threads(1)
+
+# A shell starts what runs in the background with Ctrl-C ignored, and so would be the processes that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)

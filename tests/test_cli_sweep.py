@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,11 +37,17 @@ def write(tmp_path: Path, text: str = SMALL, name: str = "mine.yaml") -> Path:
     return tmp_path / name
 
 
-def sweep(file: Path, *arguments: object, code: int = 0) -> Path:
-    """Run a sweep into the folder ``out`` beside its file, and return the folder."""
+def sweep(file: Path, *arguments: object, code: int = 0, journal: bool = True) -> Path:
+    """Run a sweep into the folder ``out`` beside its file, and return the folder; its trials are in a journal there."""
     out = file.parent / "out"
-    assert main(["sweep", str(file), "--out", str(out), *map(str, arguments)]) == code
+    storage = ("--storage", f"journal:{file.parent}/trials.log") if journal else ()
+    assert main(["sweep", str(file), "--out", str(out), *storage, *map(str, arguments)]) == code
     return out
+
+
+def forget(out: Path) -> None:
+    """Remove the trials of a sweep, but not its runs."""
+    (out.parent / "trials.log").unlink()
 
 
 def rows(out: Path) -> list[dict[str, str]]:
@@ -49,8 +56,10 @@ def rows(out: Path) -> list[dict[str, str]]:
 
 
 def trials(out: Path) -> list[Any]:
-    (name,) = optuna.get_all_study_names(f"sqlite:///{out}/sweep.db")
-    found: list[Any] = optuna.load_study(study_name=name, storage=f"sqlite:///{out}/sweep.db").trials
+    backend = optuna.storages.journal.JournalFileBackend(str(out.parent / "trials.log"))
+    storage = optuna.storages.JournalStorage(backend)
+    (name,) = optuna.get_all_study_names(storage)
+    found: list[Any] = optuna.load_study(study_name=name, storage=storage).trials
     return found
 
 
@@ -76,8 +85,8 @@ def stopping_at(monkeypatch: pytest.MonkeyPatch, action: Callable[[int], None]) 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a finished sweep, which no test changes."""
-    return sweep(write(tmp_path_factory.mktemp("done")))
+    """Return the folder of a finished sweep, which no test changes; its trials are where they are by default."""
+    return sweep(write(tmp_path_factory.mktemp("done")), journal=False)
 
 
 def test_every_run_is_the_search_of_its_options(done: Path, tmp_path: Path) -> None:
@@ -111,7 +120,7 @@ def test_a_finished_sweep_is_only_printed(
 ) -> None:
     monkeypatch.setattr(finding, "search", lambda *_, **__: pytest.fail("a search began"))
     before = {file: file.read_bytes() for file in done.rglob("*") if file.suffix in (".csv", ".svg", ".safetensors")}
-    sweep(done.parent / "mine.yaml", "--workers", "4")
+    sweep(done.parent / "mine.yaml", "--workers", "4", journal=False)
     captured = capsys.readouterr()
     assert captured.err == ""
     table = captured.out.splitlines()
@@ -125,7 +134,7 @@ def test_a_finished_sweep_is_only_printed(
 
 
 def test_json_is_one_object_with_every_point(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sweep(done.parent / "mine.yaml", "--json")
+    sweep(done.parent / "mine.yaml", "--json", journal=False)
     values = json.loads(capsys.readouterr().out)
     assert values["runs"] == {"asked": 4, "done": 4, "failed": 0}
     assert [point["values"] for point in values["points"]] == [{"density": 0.3}, {"density": 0.6}]
@@ -163,17 +172,21 @@ def test_without_a_folder_it_is_named_after_its_file(tmp_path: Path, monkeypatch
     assert (tmp_path / "runs" / "mine" / "sweep.yaml").read_text() == (tmp_path / "mine.yaml").read_text()
 
 
-@pytest.mark.parametrize("storage", ["journal:{}/trials.log", "sqlite:///{}/elsewhere.db"])
-def test_trials_are_kept_where_the_storage_says(storage: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("storage", ["journal:{}/elsewhere.log", "sqlite:///{}/elsewhere.db"])
+def test_trials_are_kept_where_the_storage_says(
+    storage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = write(tmp_path, f"{BASE}grid: {{density: [0.3]}}\n")
-    out = sweep(file, "--storage", storage.format(tmp_path))
+    out = sweep(file, "--storage", storage.format(tmp_path), journal=False)
     assert not (out / "sweep.db").exists()
     assert (tmp_path / storage.rpartition("/")[2]).stat().st_size > 0
     # Another machine with another folder and the same storage has nothing left to do.
     (tmp_path / "other").mkdir()
-    other = sweep(write(tmp_path / "other", file.read_text()), "--storage", storage.format(tmp_path))
+    other = sweep(write(tmp_path / "other", file.read_text()), "--storage", storage.format(tmp_path), journal=False)
     assert rows(other) == rows(out)
     assert not (other / "trials").exists()
+    host = rows(other)[0]["host"]
+    assert f"{other / rows(other)[0]['run']}  (on {host})" in capsys.readouterr().out
 
 
 # How it goes on
@@ -202,12 +215,23 @@ def test_a_sweep_that_was_stopped_goes_on_and_repeats_nothing(
 
 def test_a_run_that_was_found_but_not_written_down_is_not_repeated(tmp_path: Path) -> None:
     out = sweep(write(tmp_path))
-    (out / "sweep.db").unlink()
+    forget(out)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(finding, "search", lambda *_, **__: pytest.fail("a search began"))
         before = rows(out)
         sweep(tmp_path / "mine.yaml")
     assert rows(out) == before
+
+
+def test_a_ticket_of_other_options_is_not_taken_for_that_of_the_run(tmp_path: Path) -> None:
+    out = sweep(write(tmp_path))
+    before = rows(out)
+    tickets = [out / row["run"] / "ticket.safetensors" for row in before]
+    tickets[2].write_bytes(tickets[0].read_bytes())
+    forget(out)
+    sweep(tmp_path / "mine.yaml")
+    assert [row["validation_accuracy"] for row in rows(out)] == [row["validation_accuracy"] for row in before]
+    assert tickets[2].read_bytes() != tickets[0].read_bytes()
 
 
 def test_a_sweep_that_grows_keeps_what_it_has(tmp_path: Path) -> None:
@@ -232,11 +256,11 @@ def test_a_run_whose_folder_is_damaged_begins_anew(
     with pytest.MonkeyPatch.context() as patch:
         if damage != "ticket":
             stopping_at(patch, lambda step: os.kill(os.getpid(), signal.SIGINT) if step == 4 else None)
-        for folder in (run, whole / "sweep.db"):
-            subprocess.run(["rm", "-r", str(folder)], check=True)
+        shutil.rmtree(run)
+        forget(whole)
         sweep(file, code=0 if damage == "ticket" else 130)
     if damage == "ticket":
-        (whole / "sweep.db").unlink()
+        forget(whole)
         (run / "ticket.safetensors").write_bytes(ticket[:-1])
     elif damage == "checkpoint":
         for part in (run / "checkpoint").iterdir():
@@ -259,7 +283,7 @@ def test_a_run_in_a_folder_that_another_process_writes_is_left_to_it(
     file = write(tmp_path, f"{BASE}grid: {{density: [0.3]}}\n")
     out = sweep(file)
     (run,) = (out / "trials").iterdir()
-    (out / "sweep.db").unlink()
+    forget(out)
     (run / "ticket.safetensors").unlink()
     holder = (
         "import fcntl, sys\nwith open(sys.argv[1], 'w') as file:\n    fcntl.lockf(file, fcntl.LOCK_EX)\n"

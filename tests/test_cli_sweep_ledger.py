@@ -403,4 +403,6 @@ def test_braces_and_spaces_in_a_path_mean_themselves(tmp_path: Path) -> None:
     folder = tmp_path / "a {b} c%20"
     folder.mkdir()
     open_storage(default_storage(folder))
+    open_storage(f"sqlite:///{tmp_path}/{{b}}.db")
     assert [file.name for file in folder.iterdir()] == ["sweep.db"]
+    assert (tmp_path / "{b}.db").exists()

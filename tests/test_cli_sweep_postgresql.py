@@ -109,6 +109,7 @@ def database(server: str, request: pytest.FixtureRequest) -> str:
     return f"{server}/{name}"
 
 
+@pytest.mark.slow
 def test_machines_that_race_on_an_empty_database_do_each_run_once(database: str, tmp_path: Path) -> None:
     sweep = Sweep("mine", load_config(), {"density": (0.1, 0.5, 0.9)}, {}, 1, "tpe", (0, 1, 2, 3))
     done: list[Slot] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 
 from strongticket.data import decoding
-from strongticket.data.decoding import decode, open_image, size_of
+from strongticket.data.decoding import decode, first_size, open_image, size_of
 from strongticket.errors import DataError
 
 
@@ -133,3 +134,67 @@ def test_images_are_decoded_in_several_threads(tmp_path: Path, monkeypatch: pyte
 
 def test_the_size_of_a_file_is_height_first(tmp_path: Path) -> None:
     assert size_of(write(tmp_path / "a.png", size=(6, 4))) == (4, 6)
+
+
+# Images that may be left out
+
+
+def test_images_that_cannot_be_read_are_left_out_and_noted(tmp_path: Path) -> None:
+    files = [write(tmp_path / f"{number}.png", seed=number) for number in range(5)]
+    for number, content in ((0, b""), (3, b"no image")):
+        Path(files[number]).write_bytes(content)
+    skipped: dict[str, str] = {}
+    calls: list[tuple[int, int]] = []
+    images = decode(files, skipped=skipped, on_progress=lambda done, total: calls.append((done, total)))
+    assert list(skipped) == [files[0], files[3]]
+    assert skipped[files[3]].startswith(f"cannot read the image {files[3]}: it is not an image")
+    assert torch.equal(images, torch.cat([decode([files[number]]) for number in (1, 2, 4)]))
+    assert calls == [(done, 5) for done in range(1, 6)]
+
+
+def test_if_no_image_can_be_read_it_is_an_error_even_so(tmp_path: Path) -> None:
+    files = [write(tmp_path / f"{number}.png") for number in range(3)]
+    for file in files:
+        Path(file).write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"none of 3 images can be read; the first: cannot read the image .*0\.png"):
+        decode(files, skipped={})
+    with pytest.raises(DataError, match="none of 3 images can be read"):
+        first_size(files, {})
+
+
+def test_images_of_different_sizes_are_refused_and_not_left_out(tmp_path: Path) -> None:
+    files = [write(tmp_path / "a.png"), write(tmp_path / "b.png"), write(tmp_path / "c.png", size=(5, 4))]
+    Path(files[0]).write_bytes(b"")
+    with pytest.raises(DataError, match=r"b\.png is 4x6, .*c\.png is 4x5"):
+        decode(files, skipped={})
+
+
+def test_the_first_size_is_of_the_first_image_that_can_be_read(tmp_path: Path) -> None:
+    files = [write(tmp_path / "a.png"), write(tmp_path / "b.png", size=(9, 7))]
+    Path(files[0]).write_bytes(b"")
+    skipped: dict[str, str] = {}
+    assert first_size(files, skipped) == (7, 9)
+    assert list(skipped) == [files[0]]
+    with pytest.raises(DataError, match=r"a\.png"):
+        first_size(files, None)
+
+
+def test_what_ends_decoding_early_does_not_wait_for_the_other_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, original = [], decoding.open_image
+
+    def slowly(path: str) -> Image.Image:
+        read.append(path)
+        time.sleep(0.01)
+        return original(path)
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(decoding, "open_image", slowly)
+    monkeypatch.setattr(decoding, "_FILES_A_TASK", 1)
+    files = [write(tmp_path / "a.png")] * 500
+    with pytest.raises(KeyboardInterrupt):
+        decode(files, on_progress=stop)
+    assert len(read) < 100

@@ -194,3 +194,63 @@ def test_classes_of_one_image_leave_nothing_to_hold_out(tmp_path: Path) -> None:
             write(tmp_path / split / name / "0.png", 0)
     assert "no image can be held out" in message(tmp_path)
     assert len(load(tmp_path, validation=0.0).validation) == 0
+
+
+# Images that may be left out
+
+
+def damage(root: Path, *names: str) -> set[str]:
+    for name in names:
+        (root / name).write_bytes(b"no image")
+    return {str(root / name) for name in names}
+
+
+def reds(split: Split) -> list[int]:
+    values: list[int] = split.images[:, 0, 0, 0].tolist()
+    return values
+
+
+def test_without_bad_images_the_others_keep_their_part_and_their_label(root: Path) -> None:
+    before = in_memory(load(root))
+    expected = [dict(zip(reds(part), part.labels.tolist(), strict=True)) for part in before]
+    assert load(root, skip_bad_images=True).skipped == {}
+    # The red of cat is 0 to 9, of ant 10 to 19, of bee 20 to 29, of the test images from 30 on.
+    bad = damage(root, "train/ant/0.png", "train/bee/4.png", "train/bee/5.png", "test/cat/2.png")
+    data = load(root, skip_bad_images=True)
+    assert data.classes == ("ant", "bee", "cat")
+    assert set(data.skipped) == bad
+    for part, values in zip(in_memory(data), expected, strict=True):
+        left = {red: label for red, label in values.items() if red not in (10, 24, 25, 32)}
+        assert dict(zip(reds(part), part.labels.tolist(), strict=True)) == left
+    with pytest.raises(DataError, match=r"cannot read the image .*or use --skip-bad-images"):
+        load(root)
+
+
+def test_the_first_image_may_be_a_bad_one(root: Path) -> None:
+    bad = damage(root, "train/ant/0.png")
+    data = load(root, skip_bad_images=True)
+    assert data.input_shape == (3, 5, 6)
+    assert set(data.skipped) == bad
+
+
+def test_a_class_or_a_part_of_which_nothing_is_left_is_refused(root: Path) -> None:
+    test = [f"test/{name}/{number}.png" for name in ("ant", "bee", "cat") for number in range(3)]
+    contents = {name: (root / name).read_bytes() for name in test}
+    damage(root, *test)
+    assert "none of the 9 test images can be read; cannot read the image" in message(root, skip_bad_images=True)
+    for name, content in contents.items():
+        (root / name).write_bytes(content)
+    damage(root, *(f"train/bee/{number}.png" for number in range(10)))
+    assert "no training image of the class bee can be read" in message(root, skip_bad_images=True, validation=0.0)
+
+
+def test_on_disk_bad_images_are_noted_in_the_data_when_they_are_come_upon(root: Path) -> None:
+    options: dict[str, Any] = {"image_size": 4, "memory_limit": 0}
+    data = load(root, skip_bad_images=True, **options)
+    assert data.skipped == {}
+    for part in (data.train, data.validation, data.test):
+        assert isinstance(part, FileSplit)
+        assert part.skipped is data.skipped
+    plain = load(root, **options).train
+    assert isinstance(plain, FileSplit)
+    assert plain.skipped is None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -194,3 +197,58 @@ def test_a_folder_beyond_the_limit_is_read_in_batches(tmp_path: Path) -> None:
         assert torch.equal(inputs, (labels * 2.0 - 1).view(-1, 1, 1, 1).expand(-1, 3, 8, 8))
         seen += len(labels)
     assert seen == len(data.train) == 8
+
+
+# Images that may be left out
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_image_is_missing_from_its_batch_and_noted(files: FileSplit, workers: int) -> None:
+    whole = list(loader(files))
+    for number in (1, 6):
+        Path(files.files[number]).write_bytes(b"no image")
+    skipped: dict[str, str] = {}
+    split = replace(files, skipped=skipped)
+    batches = list(loader(split, workers=workers))
+    assert [labels.tolist() for _, labels in batches] == [[0, 2, 3], [4, 5, 7], [8, 9, 10]]
+    assert torch.equal(batches[0][0], whole[0][0][[0, 2, 3]])
+    assert torch.equal(batches[1][0], whole[1][0][[0, 1, 3]])
+    assert set(skipped) == {files.files[1], files.files[6]}
+    assert skipped[files.files[1]].startswith(f"cannot read the image {files.files[1]}: it is not an image")
+
+
+def test_an_epoch_without_bad_images_goes_on_at_any_batch(files: FileSplit) -> None:
+    Path(files.files[3]).unlink()
+    batches = loader(replace(files, skipped={}), shuffle=True, augment="crop-flip")
+    whole, rest = list(batches), list(batches.batches(1))
+    assert len(whole) == 3
+    for (inputs, labels), (same, also) in zip(whole[1:], rest, strict=True):
+        assert torch.equal(inputs, same)
+        assert torch.equal(labels, also)
+
+
+def test_a_whole_batch_of_bad_images_is_an_error_and_the_rest_of_an_epoch_is_not(files: FileSplit) -> None:
+    for number in (8, 9, 10):  # the smaller batch at the end
+        Path(files.files[number]).write_bytes(b"")
+    skipped: dict[str, str] = {}
+    assert [len(labels) for _, labels in loader(replace(files, skipped=skipped))] == [4, 4]
+    assert len(skipped) == 3
+    for number in (4, 5, 6, 7):
+        Path(files.files[number]).unlink()
+    with pytest.raises(DataError, match=r"none of the 4 images of a batch can be read; cannot read .*4\.png"):
+        list(loader(replace(files, skipped={})))
+
+
+# Signals for the whole process group
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_processes_that_read_leave_stopping_to_their_parent(files: FileSplit, number: int) -> None:
+    batches = iter(loader(files, workers=1))
+    first = next(batches)
+    for reader in multiprocessing.active_children():
+        assert reader.pid is not None
+        os.kill(reader.pid, number)
+    assert [first[1].tolist(), *(labels.tolist() for _, labels in batches)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]

@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from torch import Tensor, nn
 
 import strongticket as st
 from strongticket.errors import ConfigError, ExportError, MissingExtraError, TicketError
-from strongticket.export import RELATIVE_TOLERANCE, TARGETS, ExportReport
+from strongticket.export import RELATIVE_TOLERANCE, TARGETS, Comparison, ExportReport, Source, Target, check_request
+from strongticket.export.c import Sizes
 from strongticket.ticket import Ticket
 
+onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 
@@ -311,12 +314,16 @@ def test_the_report_is_made_of_json_values(ticket: Ticket, tmp_path: Path) -> No
         "target": "safetensors",
         "path": str(tmp_path / "net"),
         "bytes": (tmp_path / "net").stat().st_size,
+        # 259 weights and biases; 240 weights masked, half of them kept, so one bit of entropy each.
+        "sizes": {"dense": 4 * 259, "one_bit": 30, "entropy_bound": 30},
+        "census": asdict(report.census) if report.census else None,
         "inputs": 8,
         "max_difference": 0.0,
         "max_relative": 0.0,
         "equal_decisions": 1.0,
         "beyond": 0,
         "tolerance": 1e-4,
+        "memory": None,
     }
 
 
@@ -339,7 +346,7 @@ def test_an_unknown_target_names_the_targets(ticket: Ticket, tmp_path: Path, nam
 
 
 def test_every_target_is_described() -> None:
-    assert list(TARGETS) == ["safetensors", "onnx"]
+    assert list(TARGETS) == ["safetensors", "onnx", "c", "openvino", "pt2"]
     assert all(target.description for target in TARGETS.values())
 
 
@@ -502,3 +509,131 @@ def test_a_failed_export_leaves_the_file_it_was_to_replace(
     )
     (tmp_path / "net").write_text("mine")
     assert_refused("does not read back", ExportError, ticket, tmp_path / "net", to="safetensors", overwrite=True)
+
+
+# Options, and targets that write a folder
+
+
+def write_folder(source: Source, path: Path, *, text: str = "hello", fail: bool = False) -> Comparison:
+    assert list(path.iterdir()) == []
+    (path / "one.txt").write_text(text)
+    (path / "two.txt").write_text("two")
+    if fail:
+        raise ExportError("it computes something else; nothing was written")
+    return Comparison(inputs=1)
+
+
+@pytest.fixture
+def folder_target(monkeypatch: pytest.MonkeyPatch) -> str:
+    target = Target("two files", write_folder, options=("text", "fail"), folder=True)
+    monkeypatch.setitem(TARGETS, "two-files", target)  # type: ignore[arg-type]
+    return "two-files"
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {file.name: file.read_text() for file in folder.iterdir()}
+
+
+def test_a_folder_is_made_or_an_empty_one_filled(ticket: Ticket, tmp_path: Path, folder_target: str) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("new", "empty"):
+        report = st.export(ticket, mlp(), tmp_path / name, to=folder_target, text="given")
+        assert contents(tmp_path / name) == {"one.txt": "given", "two.txt": "two"}
+        assert (report.bytes, report.inputs, report.path) == (8, 1, tmp_path / name)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["empty", "new"]
+
+
+def test_the_working_directory_may_be_the_folder(
+    ticket: Ticket, tmp_path: Path, folder_target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    st.export(ticket, mlp(), ".", to=folder_target)
+    assert contents(tmp_path) == {"one.txt": "hello", "two.txt": "two"}
+
+
+def test_files_of_a_folder_are_replaced_only_when_asked(ticket: Ticket, tmp_path: Path, folder_target: str) -> None:
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net" / "one.txt").write_text("mine")
+    (tmp_path / "net" / "other.txt").write_text("mine")
+    match = "net exists already and is not empty; choose another name, or pass overwrite=True"
+    with pytest.raises(ExportError, match=match):
+        st.export(ticket, mlp(), tmp_path / "net", to=folder_target)
+    assert contents(tmp_path / "net") == {"one.txt": "mine", "other.txt": "mine"}
+    st.export(ticket, mlp(), tmp_path / "net", to=folder_target, overwrite=True)
+    assert contents(tmp_path / "net") == {"one.txt": "hello", "two.txt": "two", "other.txt": "mine"}
+
+
+def test_a_file_where_a_folder_is_to_be_is_refused(ticket: Ticket, tmp_path: Path, folder_target: str) -> None:
+    (tmp_path / "net").write_text("mine")
+    match = "net is a file; expected the name of a folder to write"
+    assert_refused(match, ExportError, ticket, tmp_path / "net", to=folder_target, overwrite=True)
+
+
+def test_a_failed_verification_leaves_no_folder(ticket: Ticket, tmp_path: Path, folder_target: str) -> None:
+    with pytest.raises(ExportError, match="it computes something else"):
+        st.export(ticket, mlp(), tmp_path / "net", to=folder_target, fail=True)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "net").mkdir()
+    with pytest.raises(ExportError, match="it computes something else"):
+        st.export(ticket, mlp(), tmp_path / "net", to=folder_target, fail=True)
+    assert list(tmp_path.rglob("*")) == [tmp_path / "net"]
+
+
+def test_an_option_that_a_target_does_not_take_names_those_that_do(ticket: Ticket, tmp_path: Path) -> None:
+    path = tmp_path / "net"
+    match = "export to safetensors takes no option 'weights'; onnx takes it"
+    assert_refused(match, ConfigError, ticket, path, to="safetensors", weights="int8")
+    match = "export to onnx takes no option 'colour'; no target takes it"
+    assert_refused(match, ConfigError, ticket, path, to="onnx", colour="red")
+
+
+def test_a_request_is_checked_without_a_network(tmp_path: Path, folder_target: str) -> None:
+    assert check_request(tmp_path / "net", to=folder_target, text="x") is TARGETS[folder_target]
+    with pytest.raises(ConfigError, match="takes no option 'colour'"):
+        check_request(tmp_path / "net", to=folder_target, colour="red")
+    with pytest.raises(ExportError, match="does not exist; create it first"):
+        check_request(tmp_path / "missing" / "net", to=folder_target)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_program_says_how_much_memory_it_takes(
+    ticket: Ticket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder_target: str
+) -> None:
+    sizes = Sizes(len("two"), 7)
+    target = replace(TARGETS[folder_target], memory=lambda path: sizes if (path / "two.txt").exists() else None)
+    monkeypatch.setitem(TARGETS, folder_target, target)  # type: ignore[arg-type]
+    report = st.export(ticket, mlp(), tmp_path / "net", to=folder_target)
+    assert report.as_dict()["memory"] == {"table_bytes": 3, "buffer_bytes": 7}
+
+
+def test_a_target_that_needs_a_graph_names_the_layer_that_has_none(tmp_path: Path) -> None:
+    def gelu() -> nn.Module:
+        return nn.Sequential(nn.Linear(12, 8), nn.GELU(), nn.Linear(8, 3))
+
+    ticket = found(gelu, normal(4, 12))
+    match = r"^1 \(GELU\) has no form here; onnx \(float weights\), pt2 and safetensors take it$"
+    assert_refused(match, ExportError, ticket, tmp_path / "net", to="c", model=gelu(), example=normal(4, 12))
+    report = st.export(ticket, gelu(), tmp_path / "net", to="safetensors", example=normal(4, 12))
+    assert report.census is None
+
+
+def test_what_cannot_matter_is_counted_and_not_written(tmp_path: Path) -> None:
+    ticket = found(mlp, normal(4, 12), density=0.1)
+    report = st.export(ticket, mlp(), tmp_path / "net.onnx", to="onnx", example=normal(4, 12))
+    # A hidden unit is left if an edge leads to it and one from it; biases are 0, so that others are 0.
+    alive = ticket.masks["1.weight"].any(1) & ticket.masks["3.weight"].any(0)
+    edges = int(ticket.masks["1.weight"][alive].sum() + ticket.masks["3.weight"][:, alive].sum())
+    assert 0 < int(alive.sum()) < 16
+    assert report.census is not None
+    assert (report.census.before.edges, report.census.after.edges) == (ticket.kept, edges)
+    assert (report.census.before.channels, report.census.after.channels) == (19, int(alive.sum()) + 3)
+    shapes = {tuple(value.dims) for value in onnx.load(tmp_path / "net.onnx").graph.initializer if len(value.dims) == 2}
+    assert {tuple(sorted(shape)) for shape in shapes} == {tuple(sorted((int(alive.sum()), units))) for units in (12, 3)}
+
+
+def test_safetensors_still_load_into_the_whole_network(tmp_path: Path) -> None:
+    ticket = found(mlp, normal(4, 12), density=0.1)
+    report = st.export(ticket, mlp(), tmp_path / "net", to="safetensors", example=normal(4, 12))
+    assert report.census is not None
+    assert report.census.after.channels < report.census.before.channels
+    mlp().load_state_dict(safetensors.torch.load_file(tmp_path / "net"), strict=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
+from forks import forked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -126,6 +129,14 @@ def test_threads_change_nothing(monkeypatch):
     assert np.array_equal(one.masks[0], three.masks[0])
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")
+def test_a_fork_has_threads_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    values = drawn("normal", 4 * threshold._BLOCK, 3)
+    expected = largest([values], 1000).value
+    assert forked(lambda: 0 if largest([values], 1000).value == expected else 1) == 0
+
+
 @pytest.fixture
 def partitioned(monkeypatch) -> list[int]:
     """The sizes of what ``np.partition`` is given."""
@@ -161,3 +172,10 @@ def test_a_threshold_is_looked_for_within_four_times_its_last_change():
     thresholds.note("w", 3.5)
     assert thresholds.near("w") == (1.5, 5.5)
     assert thresholds.near("v") is None
+
+
+def test_an_infinite_threshold_says_nothing_of_the_next_one():
+    thresholds = Thresholds()
+    thresholds.note("w", np.float32(3.0))
+    thresholds.note("w", np.float32(np.inf))
+    assert thresholds.near("w") == (3.0, 3.0)

@@ -37,7 +37,7 @@ def expected_files() -> set[str]:
         f"{installed}/{file.relative_to(ROOT / folder).as_posix()}"
         for folder, installed in FOLDERS.items()
         for file in (ROOT / folder).rglob("*")
-        if file.is_file() and file.suffix in {".py", ".typed", ".npy", ".yaml"}
+        if file.is_file() and file.suffix in {".c", ".py", ".typed", ".npy", ".yaml"}
     }
 
 

@@ -148,6 +148,9 @@ def test_sixty_four_levels_are_held() -> None:
         ('{"a":' + "9" * 5000 + "}", r"it is no JSON \(Exceeds the limit"),
         ('{"a":' + "[" * 100_000 + "]" * 100_000 + "}", r"it is nested too deep"),
         ('{"a":' * 100_000 + "1" + "}" * 100_000, r"it is nested too deep"),
+        ('{"a":[' + "0," * 2**18 + "0]}", r"it has more values than a ticket's$"),
+        ('{"a":[' + "[]," * 2**17 + "0]}", r"it has more values than a ticket's$"),
+        ('{"a":[' + "{}," * 2**17 + "0]}", r"it has more values than a ticket's$"),
     ],
 )
 def test_text_that_is_no_plain_json_object_is_refused(text: str, message: str) -> None:
@@ -156,17 +159,21 @@ def test_text_that_is_no_plain_json_object_is_refused(text: str, message: str) -
     assert "\n" not in str(caught.value)
 
 
+def test_text_of_as_many_values_as_there_may_be_is_read() -> None:
+    assert len(parse('{"a":[' + "0," * (2**18 - 2) + "0]}", "it")["a"]) == 2**18 - 1
+
+
 @pytest.mark.parametrize(
     ("version", "message"),
     [
-        (3, r"the ticket has format version 3, this release reads versions 1 to 2; update strongticket$"),
-        (0, r"the ticket has format version 0, this release reads versions 1 to 2$"),
-        (-1, r"the ticket has format version -1, this release reads versions 1 to 2$"),
-        (10**400, r"the ticket has format version an integer beyond ±2\*\*64, this release reads versions 1 to 2; upd"),
-        (True, r"the ticket names format version True; this release reads versions 1 to 2$"),
-        ("1", r"the ticket names format version '1'; this release reads versions 1 to 2$"),
-        (2.0, r"the ticket names format version 2\.0; this release reads versions 1 to 2$"),
-        (None, r"the ticket names format version None; this release reads versions 1 to 2$"),
+        (4, r"the ticket has format version 4, this release reads versions 1 to 3; update strongticket$"),
+        (0, r"the ticket has format version 0, this release reads versions 1 to 3$"),
+        (-1, r"the ticket has format version -1, this release reads versions 1 to 3$"),
+        (10**400, r"the ticket has format version an integer beyond ±2\*\*64, this release reads versions 1 to 3; upd"),
+        (True, r"the ticket names format version True; this release reads versions 1 to 3$"),
+        ("1", r"the ticket names format version '1'; this release reads versions 1 to 3$"),
+        (2.0, r"the ticket names format version 2\.0; this release reads versions 1 to 3$"),
+        (None, r"the ticket names format version None; this release reads versions 1 to 3$"),
     ],
 )
 def test_another_format_version_is_refused_by_its_number(version: object, message: str) -> None:
@@ -266,7 +273,9 @@ ODD: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "seed of a boolean": (at("seed", value=True), r"seed is True; expected an integer"),
     "no law": (at("law", value=None), r"law is None; expected a JSON object"),
     "unknown law": (at("law", "kind", value="cauchy"), r"law: weight law 'cauchy' is not known"),
-    "law of a list": (at("law", "kind", value=["cauchy"]), r"law: weight law \['cauchy'\] is not known"),
+    "law of a list": (at("law", "kind", value=["cauchy"]), r"law\.kind is \['cauchy'\]; expected a short text"),
+    "law of a long name": (at("law", "kind", value="x" * 61), r"law\.kind is 'xxx.*'; expected a short text"),
+    "law of a huge number": (at("law", "gain", value=10**400), r"law\.gain is an integer beyond .*; expected a short"),
     "unknown law key": (at("law", "df", value=2), r"law has an unknown key 'df'; format version 2 has kind, gain"),
     "missing law key": (at("law", "gain", drop=True), r"law has no key 'gain'"),
     "negative gain": (at("law", "gain", value=-1.0), r"law: gain -1\.0 cannot be used"),
@@ -331,9 +340,12 @@ ODD: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "missing count": (at(*FC, "mask", "count", drop=True), r"tensors\.fc\.weight\.mask has no key 'count'"),
     "unknown codec": (
         at(*FC, "mask", "codec", value="rans"),
-        r"tensors\.fc\.weight\.mask\.codec is 'rans'; this release",
+        r"tensors\.fc\.weight\.mask\.codec is 'rans'; format version 2 has bits, zstd-bits, zstd-gaps$",
     ),
-    "codec of a list": (at(*FC, "mask", "codec", value=[]), r"tensors\.fc\.weight\.mask\.codec is \[\]; this release"),
+    "codec of a list": (
+        at(*FC, "mask", "codec", value=[]),
+        r"tensors\.fc\.weight\.mask\.codec is \[\]; format version 2 has bits",
+    ),
     "large count": (at(*FC, "mask", "count", value=7), r"tensors\.fc\.weight\.mask\.count is 7; expected .* 0 to 6"),
     "negative count": (at(*FC, "mask", "count", value=-1), r"tensors\.fc\.weight\.mask\.count is -1; expected"),
     "count of a boolean": (at(*FC, "mask", "count", value=True), r"tensors\.fc\.weight\.mask\.count is True; expected"),

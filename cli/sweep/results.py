@@ -124,7 +124,9 @@ def print_results(sweep: Sweep, results: Sequence[PointResult], out: Path) -> No
         console.print_line("the test split was not used; measure the best there, once:")
         for run in best.runs:
             if run.accuracy is not None:
-                console.print_line(f"  strongticket evaluate {shlex.quote(str(out / run.facts['run']))}")
+                folder = out / run.facts["run"]
+                elsewhere = "" if folder.exists() else f"  (on {run.facts['host']})"
+                console.print_line(f"  strongticket evaluate {shlex.quote(str(folder))}{elsewhere}")
 
 
 def describe(values: Mapping[str, Any], seed: int | None = None) -> str:

@@ -29,6 +29,7 @@ def evaluate(
     config: SearchConfig | None = None,
     build_dense: Callable[[], nn.Module] | None = None,
     dataset: str | None = None,
+    coder: str = "zstd",
     on_control: Callable[[str, int], None] | None = None,
 ) -> Report:
     """Measure a ticket and its controls on the same labelled ``batches`` and return a ``Report``.
@@ -39,7 +40,8 @@ def evaluate(
     control are estimated anew, on ``train`` or, without it, on the inputs of ``batches`` (no labels are
     read), and the report says which. "trained" trains the dense network on ``train`` with the budget of
     ``config``; ``build_dense`` returns it fresh where it is not the plain network itself, as for a network
-    built with binary activations. ``on_control`` hears (control, seed) before each run. Arithmetic is fp32.
+    built with binary activations. ``coder`` is the one that the ticket is saved with, on which its size depends.
+    ``on_control`` hears (control, seed) before each run. Arithmetic is fp32.
 
     Raises ConfigError for an unknown control, no seeds, or "trained" without ``train`` and ``config``.
     """
@@ -79,8 +81,8 @@ def evaluate(
     return Report(
         measurement=measurement,
         density=ticket.density,
-        bits_per_weight=mask_bits(ticket) / ticket.total,
-        file_bytes=len(to_bytes(ticket)),
+        bits_per_weight=mask_bits(ticket, coder=coder) / ticket.total,
+        file_bytes=len(to_bytes(ticket, coder=coder)),
         weights_digest=ticket.weights_digest,
         trained=ticket.trained,
         controls=results,

@@ -1,6 +1,21 @@
 """Shipping a ticket: its network as a file for another runtime, checked before it gets its name."""
 
-from .export import TARGETS, ExportReport, Target, export
+from .census import Census, Counts
+from .export import TARGETS, ExportReport, Target, check_request, export
+from .sizes import Sizes
+from .source import Source
 from .verify import RELATIVE_TOLERANCE, Comparison
 
-__all__ = ["RELATIVE_TOLERANCE", "TARGETS", "Comparison", "ExportReport", "Target", "export"]
+__all__ = [
+    "RELATIVE_TOLERANCE",
+    "TARGETS",
+    "Census",
+    "Comparison",
+    "Counts",
+    "ExportReport",
+    "Sizes",
+    "Source",
+    "Target",
+    "check_request",
+    "export",
+]

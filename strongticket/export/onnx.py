@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import copy
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import ExportError
-from ..ticket import Ticket
+from .packing import check_weights, pack, require_ternary
+from .source import Source
 from .text import core_reason, quiet
+from .trace import trace
 from .verify import Comparison, Run, check_batches, compare, require_equal, run_torch
 
 MODULES = ("onnx", "onnxscript", "onnxruntime")
@@ -22,26 +23,30 @@ OPSET = 18
 """The operator set torch writes without converting; every onnxruntime since 1.14 reads it."""
 
 
-def write(plain: nn.Module, path: Path, *, ticket: Ticket, example: Tensor | None) -> Comparison:
-    """Write a baked network to ``path`` as ONNX and compare it with torch on random and example inputs.
+def write(source: Source, path: Path, *, weights: str = "float") -> Comparison:
+    """Write a network to ``path`` as ONNX and compare it with torch on random and example inputs.
 
     The input is called ``input``, the outputs ``output`` or ``output_0``, ``output_1``, …; their first
-    dimension is free. Half-precision weights are written in float32, which holds them exactly; ``plain``
-    is converted for that. Weights too large for one file of this format lie in ``PATH.data``. Raises
-    ExportError if torch or onnxruntime cannot express a layer, or if the outputs differ.
+    dimension is free. Half-precision weights are written in float32, which holds them exactly. With ``weights``
+    ``"int8"`` or ``"int2"`` the ternary ones are stored in 8 or 2 bits a value, with a scale a channel, for
+    DequantizeLinear (the latter in operator set 25). Weights too large for one file of this format lie in
+    ``PATH.data``. Raises ConfigError for other ``weights``, and ExportError if a masked weight is not ternary where
+    that was asked for, if torch or onnxruntime cannot express a layer, or if the outputs differ.
     """
-    if example is None:
-        raise ExportError("the onnx target needs an example batch of inputs; pass example=batch")
-    if any(p.dtype in (torch.float16, torch.bfloat16) for p in plain.parameters()):
-        plain = plain.float()
+    check_weights(weights)
+    plain, reference, example = source.plain, source.reference, source.require_example("onnx")
+    if any(p.dtype in (torch.float16, torch.bfloat16) for p in reference.parameters()):
+        plain, reference = copy.deepcopy(plain).float(), copy.deepcopy(reference).float()
         example = example.float() if example.is_floating_point() else example
+    if weights != "float":
+        state = reference.state_dict()
+        require_ternary(((name, state[name]) for name in source.ticket.masks), weights)
     count = len(run_torch(plain, example))
-    # torch takes a dimension of size 1 for a constant.
     batch = example if len(example) > 1 else torch.cat([example, example])
     try:
-        with quiet(), torch.no_grad(), _plain_attention():
-            # Traced here, because torch.onnx of some versions turns to a tracer that drops branches in silence.
-            traced = torch.export.export(plain, (batch,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False)
+        # Traced here, because torch.onnx of some versions turns to a tracer that drops branches in silence.
+        traced = trace(plain, example)
+        with quiet(), torch.no_grad():
             program = torch.onnx.export(
                 traced,
                 (batch,),
@@ -58,9 +63,23 @@ def write(plain: nn.Module, path: Path, *, ticket: Ticket, example: Tensor | Non
         raise ExportError("torch cannot express this network in ONNX: its exporter returned nothing")
     with quiet():
         program.save(path)
-    comparison = compare(partial(run_torch, plain), _onnxruntime(path), check_batches(example))
-    require_equal(comparison, binary_activations=bool(ticket.binary.activations))
+    if weights != "float":
+        _pack(path, weights)
+    comparison = compare(partial(run_torch, reference), _onnxruntime(path), check_batches(example))
+    require_equal(comparison, binary_activations=bool(source.ticket.binary.activations))
     return comparison
+
+
+def _pack(path: Path, weights: str) -> None:
+    """Store the ternary weights of an ONNX file in fewer bits."""
+    import onnx
+
+    model = pack(onnx.load(path), weights)
+    beside = path.with_name(f"{path.name}.data")  # where the weights of a large network lie
+    beside.unlink(missing_ok=True)
+    large = model.ByteSize() > onnx.checker.MAXIMUM_PROTOBUF
+    onnx.save(model, path, save_as_external_data=large, location=beside.name)
+    onnx.checker.check_model(path)
 
 
 def _onnxruntime(path: Path) -> Run:
@@ -85,14 +104,3 @@ def _onnxruntime(path: Path) -> Run:
             ) from error
 
     return run
-
-
-@contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Let attention be computed by ordinary operators; its fused kernels have no ONNX counterpart."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)

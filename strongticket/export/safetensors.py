@@ -12,22 +12,23 @@ from functools import partial
 from pathlib import Path
 
 import safetensors.torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import ExportError
-from ..ticket import Ticket
 from ..weights import digest
+from .source import Source
 from .verify import Comparison, check_batches, compare, require_equal, run_torch
 
 
-def write(plain: nn.Module, path: Path, *, ticket: Ticket, example: Tensor | None) -> Comparison:
-    """Write the state_dict of a baked network to ``path`` and check it bit for bit by reading it back.
+def write(source: Source, path: Path) -> Comparison:
+    """Write the state_dict of the baked network, whole, to ``path`` and check it bit for bit by reading it back.
 
     Tensors that share memory are written once for each name. The metadata carry ``format``, the
     ticket's ``weights_digest`` and, if there are any, ``binary_activations`` (a JSON list of module names, each
     sign(x) with sign(0) = +1); equal tickets give equal bytes. With an ``example``, a network loaded from
-    the file is run beside ``plain`` too. Raises ExportError if an entry is no tensor or the check fails.
+    the file is run beside it too. Raises ExportError if an entry is no tensor or the check fails.
     """
+    plain, ticket, example = source.reference, source.ticket, source.example
     tensors = {}
     for name, value in plain.state_dict().items():
         if not isinstance(value, Tensor):

@@ -94,9 +94,9 @@ class Selection:
     ) -> dict[str, Tensor]:
         """Return one bool mask a tensor: True for the largest scores, or with ``magnitudes`` the largest |score|.
 
-        See ``select``. ``thresholds`` remember where to look; they change no mask.
+        See ``select``. ``thresholds``, which a search has, remember where to look; they change no mask. With them
+        a GPU is not made to wait in order to look for NaN: a search does that whenever it concludes.
         """
-        thresholds = thresholds or Thresholds()
         if self.scope == "layer":
             return {
                 name: _chosen({name: s}, edge_count(self.density_of(name), s.numel()), name, magnitudes, thresholds)[
@@ -111,7 +111,7 @@ class Selection:
         return edge_count(self.density_of("*"), sum(sizes.values())), floors
 
     def _global_masks(
-        self, scores: Mapping[str, Tensor], magnitudes: bool, thresholds: Thresholds
+        self, scores: Mapping[str, Tensor], magnitudes: bool, thresholds: Thresholds | None
     ) -> dict[str, Tensor]:
         kept, floors = self._global_counts({name: s.numel() for name, s in scores.items()})
         kept = max(kept, sum(floors.values()))
@@ -152,16 +152,16 @@ def edge_count(density: float, total: int) -> int:
     return min(total, max(1, round(density * total)))
 
 
-def top(scores: Tensor, kept: int, name: str = "scores") -> Tensor:
+def top(scores: Tensor, kept: int, name: str = "scores", *, waits: bool = True) -> Tensor:
     """Return a bool vector with exactly ``kept`` True entries at the largest of the 1-d ``scores``.
 
     Equal scores are kept from the front. ``kept`` lies in [0, len(scores)]. Raises ConfigError if a
-    score is NaN.
+    score is NaN; on a GPU only if it ``waits`` for it.
     """
     if kept == 0:
         return torch.zeros_like(scores, dtype=torch.bool)
     if scores.device.type != "cpu":
-        return _top_on_device(scores, kept, name)
+        return _top_on_device(scores, kept, name, waits=waits)
     values = _as_numpy(scores)
     found = largest([values], kept)
     if np.isnan(found.value):
@@ -173,9 +173,9 @@ def top(scores: Tensor, kept: int, name: str = "scores") -> Tensor:
     return torch.from_numpy(chosen)
 
 
-def _top_on_device(scores: Tensor, kept: int, name: str) -> Tensor:
-    """Return what ``top`` does, in torch alone; the values at the threshold are few, so all passes are cheap there."""
-    if scores.is_floating_point() and bool(torch.isnan(scores).any()):
+def _top_on_device(scores: Tensor, kept: int, name: str, *, waits: bool = True) -> Tensor:
+    """Return what ``top`` does, in torch alone."""
+    if waits and scores.is_floating_point() and bool(torch.isnan(scores).any()):
         raise _nan_error(name)
     # topk works on many blocks of a GPU at once, where kthvalue works on one; it sorts nothing here.
     threshold = torch.topk(scores, kept, sorted=False).values.amin()
@@ -185,7 +185,7 @@ def _top_on_device(scores: Tensor, kept: int, name: str) -> Tensor:
 
 
 def _chosen(
-    scores: Mapping[str, Tensor], kept: int, what: str, magnitudes: bool, thresholds: Thresholds
+    scores: Mapping[str, Tensor], kept: int, what: str, magnitudes: bool, thresholds: Thresholds | None
 ) -> dict[str, Tensor]:
     """Return the masks of the ``kept`` largest of all scores together."""
     masks = _without_ties(scores, kept, what, magnitudes, thresholds)
@@ -193,12 +193,12 @@ def _chosen(
         return masks
     device = next(iter(scores.values())).device
     everything = torch.cat([_ranked(flat(s, name), magnitudes).to(device) for name, s in scores.items()])
-    parts = torch.split(top(everything, kept, what), [s.numel() for s in scores.values()])
+    parts = torch.split(top(everything, kept, what, waits=thresholds is None), [s.numel() for s in scores.values()])
     return {name: _in_shape_of(part, s) for part, (name, s) in zip(parts, scores.items(), strict=True)}
 
 
 def _without_ties(
-    scores: Mapping[str, Tensor], kept: int, what: str, magnitudes: bool, thresholds: Thresholds
+    scores: Mapping[str, Tensor], kept: int, what: str, magnitudes: bool, thresholds: Thresholds | None
 ) -> dict[str, Tensor] | None:
     """Return the masks of the ``kept`` largest of all scores, None if the last of them is tied or not on the CPU.
 
@@ -208,10 +208,11 @@ def _without_ties(
         return None
     orders = {name: sorted(range(s.dim()), key=s.stride, reverse=True) for name, s in scores.items()}
     stored = [_as_numpy(flat(s.permute(orders[name]), name)) for name, s in scores.items()]
-    found = largest(stored, kept, magnitudes=magnitudes, near=thresholds.near(what))
+    found = largest(stored, kept, magnitudes=magnitudes, near=thresholds.near(what) if thresholds else None)
     if np.isnan(found.value):
         raise _nan_error(what)
-    thresholds.note(what, found.value)
+    if thresholds:
+        thresholds.note(what, found.value)
     if found.reached > kept:
         return None
     masks = {}

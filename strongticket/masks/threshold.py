@@ -7,6 +7,7 @@ the answer never depends on it. Floyd & Rivest 1975 (Communications of the ACM 1
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
@@ -49,9 +50,10 @@ class Thresholds:
         return last - reach, last + reach
 
     def note(self, name: str, value: Any) -> None:
-        """Remember the threshold of a selection."""
-        _, before = self._last.get(name, (None, value))
-        self._last[name] = (before, value)
+        """Remember the threshold of a selection, unless it is infinite."""
+        if np.isfinite(value):
+            _, before = self._last.get(name, (None, value))
+            self._last[name] = (before, value)
 
 
 class _Piece(NamedTuple):
@@ -164,3 +166,7 @@ def _in_threads(pieces: Sequence[_Piece], low: Any, high: Any, magnitudes: bool)
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="strongticket-masks")
+
+
+if hasattr(os, "register_at_fork"):  # threads do not follow into a fork, whose first work would wait for them
+    os.register_at_fork(after_in_child=_pool.cache_clear)

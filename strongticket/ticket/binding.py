@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from ..errors import TicketError
+from ..errors import ConfigError, TicketError
 from ..masks import (
     Attachment,
     attachment_of,
@@ -79,7 +79,9 @@ def apply(ticket: Ticket, model: nn.Module) -> nn.Module:
     bn = "learned" if ticket.trained else "frozen"
     reset, trained = resettable(model, bn)  # type: ignore[arg-type]
     if set(trained) != set(ticket.trained):
-        raise TicketError(f"this ticket is of another network: trained besides scores are {', '.join(ticket.trained)}")
+        raise TicketError(
+            f"this ticket is of another network: trained besides scores are {', '.join(ticket.trained[:4])}"
+        )
     _check_activations(ticket, model)
     attachment = Attachment(
         ticket.seed, ticket.law, dict(ticket.tensors), reset, ticket.trained, dict(ticket.search), ticket.binary
@@ -98,7 +100,14 @@ def apply(ticket: Ticket, model: nn.Module) -> nn.Module:
                 f"this ticket is of another network: {name} has shape {tuple(value.shape)} in the ticket "
                 f"and {tuple(expected[name].shape)} in the model"
             )
-    drawn = {name: slots[name].drawn(ticket.law, ticket.seed, t.scale) for name, t in ticket.tensors.items()}
+        if value.dtype is not expected[name].dtype:  # copying would round it in silence
+            raise TicketError(
+                f"{name} is {value.dtype} in the ticket and {expected[name].dtype} in the model; convert it"
+            )
+    try:
+        drawn = {name: slots[name].drawn(ticket.law, ticket.seed, t.scale) for name, t in ticket.tensors.items()}
+    except ConfigError as error:
+        raise TicketError(f"the weights of this ticket cannot be drawn: {error}") from None
     if (found := digest(drawn)) != ticket.weights_digest:
         raise TicketError(
             f"the weights of seed {ticket.seed} regenerate to {found[:12]}…, the ticket was found on "

@@ -19,8 +19,8 @@ from .ticket import Ticket
 
 __all__ = ["FORMAT", "Description", "check_format", "check_name", "describe", "edge_count", "parse", "read", "shown"]
 
-FORMAT = 2
-_READABLE = (1, 2)  # version 1 knew no binary networks
+FORMAT = 3
+_READABLE = (1, 2, 3)  # version 1 knew no binary networks, version 2 no codec 'ans'
 
 _KEYS = (
     "sha256",
@@ -41,6 +41,7 @@ _KEYS = (
 _EXAMPLES = {"tensor": "conv1.weight", "module": "layer1.relu"}
 _VERSIONS = f"versions {_READABLE[0]} to {FORMAT}"
 _DEEPEST = 64
+_MOST_VALUES = 1 << 18  # what fits a header of honest masks; an empty list takes three bytes of text and 64 of memory
 _LONGEST_NAME = 1024
 _LARGEST_INTEGER = 2**64
 _LARGEST_SHAPE = 2**48
@@ -74,7 +75,8 @@ class Description:
 def describe(ticket: Ticket, masks: Mapping[str, EncodedMask], *, stored_digest: str) -> str:
     """Return the JSON of a ticket, its ``sha256`` being 64 zeros; TicketError for what JSON cannot hold.
 
-    Equal tickets give equal text: keys stand in a fixed order, tensors in the order of the ticket.
+    Equal tickets give equal text: keys stand in a fixed order, tensors in the order of the ticket. The format
+    version is the lowest that has all of it, so that older releases read what they can.
     """
     tensors = {}
     for name, tensor in ticket.tensors.items():
@@ -82,9 +84,10 @@ def describe(ticket: Ticket, masks: Mapping[str, EncodedMask], *, stored_digest:
         mask = {"codec": coded.codec, "count": coded.count, "sha256": coded.sha256} if coded else None
         scale = float(tensor.scale)
         tensors[name] = {"shape": list(tensor.shape), "dtype": tensor.dtype, "scale": scale, "mask": mask}
+    version = FORMAT if any(coded.codec == "ans" for coded in masks.values()) else 2
     values = (
         "0" * 64,
-        FORMAT,
+        version,
         ticket.seed,
         ticket.law.to_dict(),
         ticket.weights_digest,
@@ -105,8 +108,11 @@ def describe(ticket: Ticket, masks: Mapping[str, EncodedMask], *, stored_digest:
 def parse(text: str, what: str) -> dict[str, Any]:
     """Return the JSON object in ``text``; TicketError, naming ``what`` it is, for anything else.
 
-    Unlike Python's own reader this refuses NaN, a key that stands twice, and nesting that would end in RecursionError.
+    Unlike Python's own reader this refuses NaN, a key that stands twice, nesting that would end in RecursionError,
+    and more than 2¹⁸ values.
     """
+    if sum(text.count(mark) for mark in ",[{") > _MOST_VALUES:  # at least as many as there are values
+        raise TicketError(f"{what} has more values than a ticket's")
     try:
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except RecursionError:
@@ -204,8 +210,9 @@ def _tensor(value: object, where: str, version: object) -> tuple[DrawnTensor, En
 def _mask(value: object, total: int, where: str, version: object) -> EncodedMask:
     fields = _object(value, where)
     _keys(fields, where, ("codec", "count", "sha256"), version)
-    if not isinstance(fields["codec"], str) or fields["codec"] not in CODECS:
-        raise TicketError(f"{where}.codec is {shown(fields['codec'])}; this release reads {', '.join(CODECS)}")
+    known = [codec for codec in CODECS if codec != "ans" or version == FORMAT]
+    if not isinstance(fields["codec"], str) or fields["codec"] not in known:
+        raise TicketError(f"{where}.codec is {shown(fields['codec'])}; format version {version} has {', '.join(known)}")
     if not total:
         raise TicketError(f"{where} is of a tensor without values; expected null")
     count = _integer(fields["count"], f"{where}.count", most=total)
@@ -215,6 +222,10 @@ def _mask(value: object, total: int, where: str, version: object) -> EncodedMask
 def _law(value: object, version: object) -> WeightLaw:
     fields = _object(value, "law")
     _keys(fields, "law", tuple(WeightLaw().to_dict()), version)
+    for key, inner in fields.items():  # what WeightLaw refuses stands in its error as a whole
+        is_long = len(inner) > 60 if isinstance(inner, str) else bool(inner) and isinstance(inner, list | dict)
+        if is_long or (isinstance(inner, int) and not _is_bounded(inner)):
+            raise TicketError(f"law.{key} is {shown(inner)}; expected a short text, a number, true, false or null")
     try:
         return WeightLaw.from_dict(fields)
     except ConfigError as error:
@@ -287,13 +298,25 @@ def _json_value(value: object, where: str, depth: int = 0) -> Any:
                 raise TicketError(f"{where} has the key {shown(key)}; expected strings for keys")
         return {key: _json_value(inner, f"{where}.{_plain(key)}", depth + 1) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_json_value(inner, f"{where}.{index}", depth + 1) for index, inner in enumerate(value)]
-    unbounded = isinstance(value, float) and not math.isfinite(value)
-    if unbounded or (isinstance(value, int) and abs(value) > _LARGEST_INTEGER):
+        return [
+            inner if _is_plain(inner) else _json_value(inner, f"{where}.{index}", depth + 1)
+            for index, inner in enumerate(value)
+        ]
+    if isinstance(value, int | float) and not _is_bounded(value):
         raise TicketError(f"{where} is {shown(value)}; expected a finite number, or an integer within ±2**64")
     if value is None or isinstance(value, str | bool | int | float):
         return value
     raise TicketError(f"{where} is of type {type(value).__name__}; expected JSON values only")
+
+
+def _is_plain(value: object) -> bool:
+    """Whether ``value`` is one that JSON gives back as it is, and holds no others: lists of these are long."""
+    kind = type(value)
+    return kind is str or kind is bool or value is None or (isinstance(value, int | float) and _is_bounded(value))
+
+
+def _is_bounded(number: float) -> bool:
+    return abs(number) <= _LARGEST_INTEGER if isinstance(number, int) else math.isfinite(number)
 
 
 def _plain(key: str) -> str:
