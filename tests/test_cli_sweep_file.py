@@ -130,6 +130,11 @@ def test_every_run_has_a_folder_of_its_own_with_a_name_for_people(tmp_path: Path
     assert all(Path(name).name == name for name in names)
 
 
+def test_runs_that_differ_in_their_place_alone_have_folders_of_their_own(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, f"grid: {{where: [[{'c' * 200}]], device: [auto, cpu]}}\n")
+    assert len({sweep.folder_name(slot, sweep.cells[slot.point]) for slot in sweep.slots()}) == 2
+
+
 def test_a_run_keeps_its_folder_when_its_sweep_grows(tmp_path: Path) -> None:
     small = sweep_of(tmp_path, "grid: {density: [0.5]}\nseeds: [0]\n")
     large = sweep_of(tmp_path, "grid: {density: [0.1, 0.5]}\nseeds: [1, 0]\n")
