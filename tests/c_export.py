@@ -6,6 +6,7 @@ import functools
 import random
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,6 +135,20 @@ def exact_batch(graph: Graph, seed: int, examples: int = 3) -> Tensor:
     """Return inputs for an exact graph: multiples of 1/4 in [-2, 2]."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(-8, 9, (examples, *graph.input_shape), generator=generator) / 4
+
+
+def check_exact(seed: int, *command: str, coded: bool | None = None, runner: tuple[str, ...] = ()) -> None:
+    """Assert that the program of an exact graph computes it, bit for bit."""
+    check_graph(exact_graph(seed), *command, coded=coded, runner=runner)
+
+
+def check_graph(graph: Graph, *command: str, coded: bool | None = None, runner: tuple[str, ...] = ()) -> None:
+    """Assert that the program of a graph of exact numbers computes it; ``command`` compiles, ``runner`` runs it."""
+    inputs = exact_batch(graph, 0)
+    with tempfile.TemporaryDirectory() as name:
+        write_program(graph, Path(name), coded=coded)
+        found = run(compiled(Path(name), *command), inputs, *runner)
+    torch.testing.assert_close(found.double(), expected(graph, inputs), rtol=0, atol=0)
 
 
 class _ExactGraph:

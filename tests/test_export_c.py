@@ -147,7 +147,7 @@ def test_a_compiler_command_that_cannot_be_read_is_said_so(
     digits: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CC", 'gcc "-O1')
-    with pytest.raises(ExportError, match="which is no command .No closing quotation.; set it to a C compiler"):
+    with pytest.raises(ExportError, match=r"which is no command \(No closing quotation\); set it to a C compiler"):
         c.write(digits, tmp_path / "net")
 
 

@@ -123,6 +123,28 @@ def test_tables_are_counted() -> None:
     )
 
 
+@pytest.mark.parametrize("quantum", [None, 0.5])
+@pytest.mark.parametrize(("kernel", "stride", "size"), [(3, 1, 8), (2, 2, 9), (3, 2, 7), (1, 3, 10), (1, 1, 5)])
+def test_a_frame_holds_all_that_tiles_of_64_sums_read(
+    kernel: int, stride: int, size: int, quantum: float | None
+) -> None:
+    builder = GraphBuilder((3, size, size))
+    weight = torch.ones(2, 3, kernel, kernel)
+    builder.add(Convolution(weight, stride=(stride, stride), padding=(kernel // 2, kernel // 2)), Graph.INPUT)
+    layer = lower(builder.graph("convolution0"), quanta={} if quantum is None else {"convolution0": quantum}).steps[0]
+    assert isinstance(layer, RealLayer)
+    members = layer.structs()[0].members
+    rows, row, values = (int(members[name]) for name in ("rows", "row", "frame_values"))
+    out = layer.output.image[1]
+    sums = -(-((out - 1) * row + out) // 64) * 64
+    last = kernel - 1  # of the taps, in the last channel
+    images = (2 * stride + last % stride) * stride + last % stride
+    assert (images * rows + last // stride) * row + last // stride + sums <= values
+    call = layer.calls(lambda value: value.place, "scratch")[1]
+    behind = int(call.removesuffix(");").rpartition("+ ")[2])  # in words, where other scratch begins
+    assert behind * (1 if quantum is None else 4) >= values
+
+
 def test_numbers_that_are_not_finite_are_refused_by_the_name_of_the_layer() -> None:
     builder = GraphBuilder((4, 4, 4))
     value = builder.add(Convolution(ternary(4, 4, 1, 1)), Graph.INPUT)

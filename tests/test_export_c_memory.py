@@ -7,7 +7,7 @@ import random
 import pytest
 
 from strongticket.export.c.memory import layout
-from strongticket.export.c.plan import Step, Value
+from strongticket.export.c.plan import Kind, Step, Value
 from strongticket.export.c.simple import Call
 
 
@@ -33,6 +33,11 @@ def step(reads: list[Value], output: Value, *, scratch: int = 0, in_place: bool 
 
 
 GIVEN = Value("input", "input", (4, 1, 1))
+
+
+@pytest.mark.parametrize(("kind", "words"), [("input", 0), ("real", 33 * 6), ("bits", 2 * 6), ("int8", 50)])
+def test_a_value_takes_a_word_a_number_or_a_bit_or_a_byte(kind: Kind, words: int) -> None:
+    assert Value("a", kind, (33, 2, 3)).words == words
 
 
 def test_values_that_are_not_needed_at_once_share_their_place() -> None:

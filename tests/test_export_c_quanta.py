@@ -68,6 +68,13 @@ def test_a_value_is_held_in_8_bits_if_such_layers_alone_read_it() -> None:
     }
 
 
+def test_the_output_of_a_network_is_real_whoever_else_reads_it() -> None:
+    builder = GraphBuilder((3,))
+    first = builder.add(Linear(ternary(2, 3)), Graph.INPUT)
+    builder.add(Linear(ternary(2, 2)), first)
+    assert held_as_int8(builder.graph(first), {"linear0": 0.1, "linear1": 0.1}) == {}
+
+
 def test_signs_are_known_through_pools_and_flattening() -> None:
     builder = GraphBuilder((2, 4, 4))
     sign = builder.add(Sign(), Graph.INPUT)

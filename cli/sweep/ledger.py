@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 _RETRIED = "retried"  # the last of the trials whose failures no longer count
-_DEATHS = 20  # in a row, at the same epoch, of one run
+_DEATHS = 50  # in a row, at the same epoch, of one run
 
 
 @dataclass(frozen=True)
@@ -89,13 +89,15 @@ class Ledger:
         self._pulses: dict[int, tuple[Any, float]] = {}
 
     def __enter__(self) -> Ledger:
-        self._lock.parent.mkdir(parents=True, exist_ok=True)
-        self._holding = locked(self._lock)
-        self._holding.__enter__()
-        return self
+        self._stack = ExitStack()
+        while True:
+            self._lock.parent.mkdir(exist_ok=True)
+            with suppress(FileNotFoundError):  # the last of other workers removed the folder just now
+                self._stack.enter_context(locked(self._lock))
+                return self
 
     def __exit__(self, *exception: object) -> None:
-        self._holding.__exit__(None, None, None)
+        self._stack.close()
         with suppress(OSError):  # others are at work
             self._lock.parent.rmdir()
 

@@ -42,7 +42,6 @@ def layout(steps: Sequence[Step]) -> Layout:
         reused = pieces.get(before.place) if step.in_place and before.words == step.output.words else None
         if reused is not None and last_read[before.place] == index:
             reused.last = end
-            last_read[before.place] = end
             pieces[place] = reused
         elif step.output.words:
             pieces[place] = _Piece(step.output.words, index, end)
