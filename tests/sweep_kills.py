@@ -96,5 +96,5 @@ def check_nothing_lost(out: Path, reference: Path, storage: Any) -> None:
         assert row["validation_accuracy"] == other["validation_accuracy"]
         ticket, same = (folder / row["run"] / "ticket.safetensors" for folder in (out, reference))
         assert ticket.read_bytes() == same.read_bytes()
-    assert not list(out.glob("workers/*"))
+    assert not list(out.glob(".*.lock"))
     assert not list(out.glob("trials/*/checkpoint"))

@@ -406,24 +406,3 @@ def test_braces_and_spaces_in_a_path_mean_themselves(tmp_path: Path) -> None:
     open_storage(f"sqlite:///{tmp_path}/{{b}}.db")
     assert [file.name for file in folder.iterdir()] == ["sweep.db"]
     assert (tmp_path / "{b}.db").exists()
-
-
-def test_workers_that_come_and_go_do_not_remove_each_others_folder(tmp_path: Path) -> None:
-    storage, problems = optuna.storages.InMemoryStorage(), []
-
-    def come_and_go() -> None:
-        try:
-            ledger = Ledger(grid(0.1), storage, tmp_path, patience=PATIENCE)
-            for _ in range(200):
-                with ledger:
-                    assert ledger._lock.exists()
-        except BaseException as error:
-            problems.append(repr(error))
-
-    threads = [threading.Thread(target=come_and_go) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert problems == []
-    assert not (tmp_path / "workers").exists()

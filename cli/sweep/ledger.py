@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,27 +84,22 @@ class Ledger:
         )
         self.host = socket.gethostname()
         self._worker = uuid.uuid4().hex
-        self._lock = self._out / "workers" / f"{self._worker}.lock"
+        self._lock = self._out / f".worker-{self._worker}.lock"
         self._retried = -1
         self._pulses: dict[int, tuple[Any, float]] = {}
 
     def __enter__(self) -> Ledger:
-        self._stack = ExitStack()
-        while True:
-            self._lock.parent.mkdir(exist_ok=True)
-            with suppress(FileNotFoundError):  # the last of other workers removed the folder just now
-                self._stack.enter_context(locked(self._lock))
-                return self
+        self._holding = locked(self._lock)
+        self._holding.__enter__()
+        return self
 
     def __exit__(self, *exception: object) -> None:
-        self._stack.close()
-        with suppress(OSError):  # others are at work
-            self._lock.parent.rmdir()
+        self._holding.__exit__(None, None, None)
 
     def claim(self) -> Claim | None:
         """Take the first run that nobody has; None if there is none now."""
         while True:
-            with locked(self._out / "claims.lock", wait=True):  # workers here need not get into each other's way
+            with locked(self._out / ".claims.lock", wait=True):  # workers here need not get into each other's way
                 self._end_dead()
                 trials = self._trials()
                 taken = {_slot(trial) for trial in trials if self._holds(trial)}
