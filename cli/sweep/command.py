@@ -10,6 +10,7 @@ import rich_click as click
 from strongticket.errors import ConfigError, MissingExtraError, SearchError
 from strongticket.files import write_beside
 from strongticket.search import choose_device
+from strongticket.ticket import check_coder
 
 from .. import console
 from ..trackers import check_tracker
@@ -70,6 +71,7 @@ def command(
     asked = load_sweep(sweep, {key: value for key, value in flags.items() if value is not None})
     choose_device(asked.base.device)
     check_tracker(asked.base.track)
+    check_coder(asked.base.coder)
     out = out or Path("runs") / asked.name
     _prepare(out)
     address = storage or default_storage(out)

@@ -91,7 +91,7 @@ def restore(loop: Loop, state: State) -> Best:
         )
         loop.random_at_epoch_start = epoch
         set_random_state(now, loop.train, loop.placement.device)
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, TicketError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError, AttributeError, TicketError) as error:
         raise SearchError(f"does not hold what a search of this release consists of ({error!r})") from None
     return best
 
@@ -133,9 +133,13 @@ def _restore_optimizer(loop: Loop, tensors: Mapping[str, Tensor], scalars: Mappi
     loop.optimizer.load_state_dict({"state": state, "param_groups": groups})
     for parameter, values in loop.optimizer.state.items():
         for key, value in values.items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape:
-                # In the parameter's memory format, as it was: fused optimizers go through both by address.
-                values[key] = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
+            if not isinstance(value, Tensor) or (key == "step" and value.dim() == 0):
+                continue
+            if value.shape != parameter.shape or value.dtype != parameter.dtype:
+                # A fused optimizer would go through both by address, and leave the shorter one at its end.
+                raise ValueError(f"the optimizer's {key} is not of its parameter's shape and type")
+            # In the parameter's memory format, as it was: fused optimizers go through both by address.
+            values[key] = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
 
 
 def _options(loop: Loop) -> dict[str, Any]:
