@@ -245,12 +245,13 @@ def test_what_cannot_be_read_counts_as_damaged(tmp_path: Path, ticket: bytes) ->
 # Other versions, other searches
 
 
-def rewritten(file: Path, **changed: Any) -> None:
-    """Change values of a checkpoint, under a checksum that fits."""
+def rewritten(file: Path, tensors: dict[str, torch.Tensor] | None = None, **changed: Any) -> None:
+    """Change tensors and values of a checkpoint, under a checksum that fits."""
     state = checkpoint._read(file)
+    tensors = {**state.tensors, **(tensors or {})}
     values = json.dumps({"version": checkpoint._VERSION, **state.values, **changed})
-    metadata = {"search": values, "sha256": checkpoint._checksum(state.tensors, values)}
-    file.write_bytes(safetensors.torch.save(state.tensors, metadata))
+    metadata = {"search": values, "sha256": checkpoint._checksum(tensors, values)}
+    file.write_bytes(safetensors.torch.save(tensors, metadata))
 
 
 @pytest.mark.parametrize("version", [3, "2", None])
@@ -281,15 +282,69 @@ def test_the_checkpoint_of_the_first_version_is_refused(tmp_path: Path) -> None:
         {"options": 3},
         {"random": {}},
         {"best_epoch": "two"},
+        {"best_epoch": 5},
+        {"best_epoch": 1},  # without its ticket
         {"refreshes": None},
+        {"refreshes": -1},
         {"optimizer": {"0": 1}},
     ],
 )
-def test_values_that_no_search_has_are_one_error(changed: dict[str, Any], tmp_path: Path) -> None:
+def test_values_that_no_search_has_are_one_line(changed: dict[str, Any], tmp_path: Path) -> None:
     finished(tmp_path)
     rewritten(tmp_path / "search-000004.safetensors", **changed)
-    with pytest.raises(SearchError, match=r"000004\.safetensors does not hold what a search of this release"):
+    with pytest.raises(SearchError, match=r"000004\.safetensors does not hold what a search of this release.*\)$"):
         resumed(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"epochs_done": 3},  # of four in the history
+        {"epochs_done": 10**12},
+        {"epochs_done": -1, "history": []},
+        {"epochs_done": 4.0},
+        {"history": []},
+        {"history": [{"epoch": 1}] * 4},
+        {"history": {}},
+        {"batches_done": 2**70, "seen": 1},
+        {"batches_done": 1, "seen": 0},
+        {"loss_sum": math.nan},
+        {"steps_in_epoch": "3"},
+        {"more": 1},
+    ],
+)
+def test_a_position_that_no_search_can_stand_at_is_one_line(changed: dict[str, Any], tmp_path: Path) -> None:
+    finished(tmp_path)
+    file = tmp_path / "search-000004.safetensors"
+    rewritten(file, position={**checkpoint._read(file).values["position"], **changed})
+    with pytest.raises(SearchError, match=r"000004\.safetensors does not hold what a search of this release.*\)$"):
+        resumed(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("optimizer:0:momentum_buffer", torch.zeros(1)),  # read by address, as long as the scores are
+        ("optimizer:0:momentum_buffer", torch.zeros(8, 6, dtype=torch.float64)),
+        ("model:1.running_mean", torch.zeros(8, dtype=torch.complex64)),
+        ("model:1.running_mean", torch.zeros(7)),
+        ("random:now:cpu", torch.zeros(3, dtype=torch.uint8)),
+        ("best", torch.zeros(3, dtype=torch.uint8)),
+    ],
+)
+def test_tensors_of_another_shape_or_type_are_refused(name: str, value: torch.Tensor, tmp_path: Path) -> None:
+    finished(tmp_path)
+    file = tmp_path / "search-000004.safetensors"
+    assert name == "best" or name in checkpoint._read(file).tensors
+    rewritten(file, {name: value})
+    with pytest.raises(SearchError, match=r"000004\.safetensors (does not hold what a|is of another)"):
+        resumed(tmp_path)
+
+
+def test_a_search_without_validation_data_does_not_go_on_with_it(tmp_path: Path) -> None:
+    finished(tmp_path)
+    with pytest.raises(SearchError, match="one of the two has validation data, and the other has none"):
+        finished(tmp_path, resume=True, validation=problem())
 
 
 def test_json_that_is_too_deep_is_damage(tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, FiniteFloat
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
@@ -27,21 +28,22 @@ from .stopwatch import Stopwatch
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Loss = Callable[[Tensor, Tensor], Tensor]
+Count = Annotated[int, Field(ge=0, lt=2**53)]
 
 
 @dataclass
 class Position:
     """How far a run has come: whole epochs, batches of the epoch under way, and that epoch's figures so far."""
 
-    epochs_done: int = 0
-    batches_done: int = 0
-    loss_sum: float = 0.0
-    correct: int = 0
-    seen: int = 0
-    seconds: float = 0.0
-    density: float = 1.0
-    learning_rate: float = 0.0
-    steps_in_epoch: int | None = None
+    epochs_done: Count = 0
+    batches_done: Count = 0
+    loss_sum: FiniteFloat = 0.0
+    correct: Count = 0
+    seen: Count = 0
+    seconds: FiniteFloat = 0.0
+    density: FiniteFloat = 1.0
+    learning_rate: FiniteFloat = 0.0
+    steps_in_epoch: Count | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from ..errors import SearchError, TicketError
 from ..masks import attachment_of
 from ..ticket import Ticket, from_bytes, to_bytes
 from .config import MACHINE_OPTIONS
+from .events import EpochDone
 from .loop import Loop, Position
 from .randomness import RandomState, random_state, set_random_state
 
@@ -80,9 +83,11 @@ def restore(loop: Loop, state: State) -> Best:
         _refuse_other_options(state.values["options"], _options(loop))
         _restore_model(loop, _with_prefix(state.tensors, "model:"))
         _restore_optimizer(loop, _with_prefix(state.tensors, "optimizer:"), state.values["optimizer"])
-        loop.position = Position(**state.values["position"])
-        attachment_of(loop.model).refreshes = int(state.values["refreshes"])
-        best = Best(int(state.values["best_epoch"]))
+        loop.position = _position(state.values["position"], loop)
+        attachment_of(loop.model).refreshes = _count(state.values["refreshes"], "refreshes", sys.maxsize)
+        best = Best(_count(state.values["best_epoch"], "best_epoch", loop.position.epochs_done))
+        if ("best" in state.tensors) != bool(best.epoch):
+            raise ValueError("a best epoch goes with its ticket")
         if "best" in state.tensors:
             best.ticket = from_bytes(state.tensors["best"].numpy().tobytes())
         now, epoch = (
@@ -92,7 +97,8 @@ def restore(loop: Loop, state: State) -> Best:
         loop.random_at_epoch_start = epoch
         set_random_state(now, loop.train, loop.placement.device)
     except (KeyError, TypeError, ValueError, OverflowError, RuntimeError, AttributeError, TicketError) as error:
-        raise SearchError(f"does not hold what a search of this release consists of ({error!r})") from None
+        why = _first_of(error) if isinstance(error, ValidationError) else " ".join(repr(error).split())
+        raise SearchError(f"does not hold what a search of this release consists of ({why})") from None
     return best
 
 
@@ -115,9 +121,37 @@ def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
+def _position(values: Mapping[str, Any], loop: Loop) -> Position:
+    """Return the position that JSON ``values`` hold; raises if no run of ``loop`` can stand there."""
+    if values.keys() != asdict(Position()).keys():
+        raise ValueError(f"a position has {', '.join(asdict(Position()))}")
+    position = TypeAdapter(Position).validate_json(json.dumps(values), strict=True)
+    history = TypeAdapter(list[EpochDone]).validate_json(json.dumps(position.history), strict=True)
+    epochs = [event.epoch for event in history]
+    if position.epochs_done > loop.config.epochs or epochs != list(range(1, position.epochs_done + 1)):
+        raise ValueError("the epochs done are not those that its history tells of")
+    if (position.batches_done == 0) != (position.seen == 0):
+        raise ValueError("batches done go with examples seen")
+    if any((event.validation_accuracy is None) != (loop.validation is None) for event in history):
+        raise SearchError("is of another search: one of the two has validation data, and the other has none")
+    return position
+
+
+def _count(value: object, name: str, most: int) -> int:
+    if not isinstance(value, int) or not 0 <= value <= most:
+        raise ValueError(f"{name} is no count up to {most}")
+    return value
+
+
+def _first_of(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+
+
 def _restore_model(loop: Loop, saved: Mapping[str, Tensor]) -> None:
     live = _changing(loop)
-    if {name: value.shape for name, value in saved.items()} != {name: value.shape for name, value in live.items()}:
+    kinds = [{name: (value.shape, value.dtype) for name, value in found.items()} for found in (saved, live)]
+    if kinds[0] != kinds[1]:
         raise SearchError("is of another network; start again with another output folder")
     with torch.no_grad():
         for name, value in live.items():
@@ -126,20 +160,21 @@ def _restore_model(loop: Loop, saved: Mapping[str, Tensor]) -> None:
 
 def _restore_optimizer(loop: Loop, tensors: Mapping[str, Tensor], scalars: Mapping[str, dict[str, Any]]) -> None:
     state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in scalars.items()}
+    parameters = [parameter for group in loop.optimizer.param_groups for parameter in group["params"]]
     for name, value in tensors.items():
         index, key = name.split(":")
+        like = torch.zeros(()) if key == "step" else parameters[int(index)]
+        if value.shape != like.shape or value.dtype != like.dtype:
+            # A fused optimizer would go through both by address, and leave the shorter one at its end.
+            raise ValueError(f"the optimizer's {key} is not of its parameter's shape and type")
         state.setdefault(int(index), {})[key] = value
     groups = loop.optimizer.state_dict()["param_groups"]
     loop.optimizer.load_state_dict({"state": state, "param_groups": groups})
     for parameter, values in loop.optimizer.state.items():
         for key, value in values.items():
-            if not isinstance(value, Tensor) or (key == "step" and value.dim() == 0):
-                continue
-            if value.shape != parameter.shape or value.dtype != parameter.dtype:
-                # A fused optimizer would go through both by address, and leave the shorter one at its end.
-                raise ValueError(f"the optimizer's {key} is not of its parameter's shape and type")
-            # In the parameter's memory format, as it was: fused optimizers go through both by address.
-            values[key] = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
+            if isinstance(value, Tensor) and key != "step":
+                # In the parameter's memory format, as it was: fused optimizers go through both by address.
+                values[key] = torch.empty_like(parameter, requires_grad=False).copy_(value)
 
 
 def _options(loop: Loop) -> dict[str, Any]:
