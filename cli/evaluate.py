@@ -17,7 +17,7 @@ from . import console
 from .assembly import assemble
 from .omissions import Omissions
 from .report import print_report
-from .run_folder import config_of, open_ticket
+from .run_folder import check_model, config_of, open_ticket
 
 _DEFAULT = "random,shuffled,redrawn"
 
@@ -26,18 +26,20 @@ _DEFAULT = "random,shuffled,redrawn"
 @click.argument("ticket", metavar="RUN|TICKET", type=click.Path(path_type=Path))
 @click.option("--controls", default=_DEFAULT, show_default=True, help=f"Any of {', '.join(CONTROLS)}, or all.")
 @click.option("--seeds", default="0,1,2", show_default=True, help="Seeds of the controls.")
+@click.option("--model", help="The package.module:factory that a ticket file names: it is code, and will be run.")
 @click.option("--data", help="Data set, if it is not the one of the search.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Folder in which data sets lie.")
 @click.option("--download", is_flag=True, default=None, help="Fetch the data set if it is missing.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to run.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
-def command(ticket: Path, controls: str, seeds: str, as_json: bool, **flags: Any) -> None:
+def command(ticket: Path, controls: str, seeds: str, model: str | None, as_json: bool, **flags: Any) -> None:
     """Measure a ticket on the test split, beside networks that differ from it in one thing each.
 
     The report of a RUN folder grows by what is measured here on its own data; all else is only printed.
     """
     chosen_controls, chosen_seeds = _controls(controls), _seeds(seeds)
     found, run = open_ticket(ticket)
+    check_model(found, run, model)
     config = config_of(found, run, {key: value for key, value in flags.items() if value is not None})
     with console.ProgressLine("reading images") as bar:
         parts = assemble(config, on_progress=bar.update).fitted_to(found)

@@ -16,7 +16,7 @@ from strongticket.export import TARGETS, Census, ExportReport, check_request
 
 from . import console
 from .assembly import assemble, network_of
-from .run_folder import config_of, open_ticket
+from .run_folder import check_model, config_of, open_ticket
 
 _EXAMPLES = 64
 
@@ -25,6 +25,7 @@ _EXAMPLES = 64
 @click.argument("ticket", metavar="RUN|TICKET", type=click.Path(path_type=Path))
 @click.option("--to", "target", required=True, type=click.Choice(list(TARGETS)), help="Format.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="File or folder to write; a new one.")
+@click.option("--model", help="The package.module:factory that a ticket file names: it is code, and will be run.")
 @click.option("--weights", type=click.Choice(["float", "int2", "int8"]), help="How onnx stores weights. [float]")
 @click.option("--activations", type=click.Choice(["float", "int8", "binary"]), help="What layers of c read. [float]")
 @click.option("--with-main", is_flag=True, help="With c: a program around the network, too.")
@@ -35,6 +36,7 @@ def command(
     ticket: Path,
     target: str,
     out: Path,
+    model: str | None,
     with_report: bool,
     as_json: bool,
     **options: Any,
@@ -50,7 +52,8 @@ def command(
         raise ExportError(f"{out} exists already; choose another --out, or remove it first")
     check_request(out, to=target, **typed)  # said now, since reading images can take a while
     found, run = open_ticket(ticket)
-    model = network_of(found.model)
+    check_model(found, run, model)
+    network = network_of(found.model)
     try:
         with console.ProgressLine("reading images") as bar:
             parts = assemble(config_of(found, run, {"device": "cpu"}), on_progress=bar.update).fitted_to(found)
@@ -58,7 +61,7 @@ def command(
     except StrongTicketError as error:
         console.note(f"verified on random inputs only: {error}")
         example = torch.randn(2, *found.model["input_shape"], generator=torch.Generator().manual_seed(0))
-    report = export(found, model, out, to=target, example=example, **typed)
+    report = export(found, network, out, to=target, example=example, **typed)
     if as_json:
         console.print_json(report.as_dict())
         return

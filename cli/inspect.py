@@ -15,8 +15,7 @@ from torch import nn
 from strongticket import Ticket, apply
 from strongticket.errors import StrongTicketError, TicketError
 from strongticket.evaluate import Layer, Values, layers_of, outputs_of
-from strongticket.models import check_fits
-from strongticket.models.registry import TORCHVISION
+from strongticket.models import check_fits, is_factory
 from strongticket.search import seeded
 from strongticket.ticket import coder_of, encode_mask, entropy_bits
 from strongticket.weights import digest
@@ -111,7 +110,7 @@ def _layers(ticket: Ticket, most: int) -> tuple[list[Layer], Values]:
     or where that has more than ``most`` values.
     """
     name, shape = str(ticket.model.get("name", ":")), ticket.model.get("input_shape", ())
-    if ":" not in name or name.startswith(TORCHVISION):
+    if not is_factory(name):
         with suppress(StrongTicketError), seeded(0):  # a network that initialises itself draws from torch's generator
             _check_size(ticket, most)
             model = apply(ticket, network_of(ticket.model))

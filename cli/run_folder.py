@@ -15,6 +15,7 @@ from typing import Any
 from strongticket import Ticket
 from strongticket.errors import ConfigError, TicketError
 from strongticket.files import is_half, locked, remove_halves, write_beside
+from strongticket.models import is_factory
 from strongticket.search.checkpoint import has_checkpoint
 from strongticket.search.config import MACHINE_OPTIONS
 from strongticket.ticket import load, save
@@ -262,6 +263,27 @@ def open_ticket(place: Path) -> tuple[Ticket, RunFolder | None]:
         begun = "; its search is not finished: go on with --resume" if run.config.exists() else ""
         raise TicketError(f"{place} holds no ticket.safetensors{begun}")
     return load(run.ticket), run
+
+
+def check_model(ticket: Ticket, run: RunFolder | None, model: str | None) -> None:
+    """Raise ConfigError if the network that a ticket names is code which nobody here has named.
+
+    A ticket is a file that may come from anyone. Its ``package.module:factory`` would be imported and called: it has to
+    stand in ``model``, which the user typed, or in the configuration of the run that the ticket lies in.
+    """
+    options = ticket.provenance.get("config")
+    told = [ticket.model.get("name"), options.get("model") if isinstance(options, dict) else None]
+    names = list(dict.fromkeys(str(name) for name in told if name is not None))
+    if model is not None and names and names != [model]:
+        others = " and ".join(f"{name!r:.200}" for name in names)
+        raise ConfigError(f"--model {model} was given, but the ticket is of {others}; leave it out")
+    known = load_config(str(run.config)).model if run is not None and run.config.exists() else None
+    for name in names:
+        if is_factory(name) and name not in (model, known):
+            raise ConfigError(
+                f"the network of this ticket is code that would be imported and run; if you trust it, "
+                f"name it: --model {name!r:.200}"
+            )
 
 
 def config_of(ticket: Ticket, run: RunFolder | None, flags: Mapping[str, Any]) -> RunConfig:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -280,3 +282,58 @@ def test_no_space_for_the_report_leaves_the_old_one(run: Path, capsys: pytest.Ca
     assert captured.out == ""
     assert captured.err.splitlines()[-1] == f"error: {run / 'report.json'}: File too large"
     assert {file.name: file.read_bytes() for file in run.iterdir()} == before
+
+
+# Code that a ticket names
+
+
+@pytest.fixture
+def of_a_factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run of a network of the user's own, whose module afterwards writes down that it was imported."""
+    module = tmp_path / "strangers_network.py"
+    module.write_text(
+        "from torch import nn\n"
+        "def make(num_classes, input_shape):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(input_shape[1] ** 2, num_classes))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "run"
+    assert main(["search", "--model", "strangers_network:make", "--epochs", "1", "--out", str(run)]) == 0
+    monkeypatch.delitem(sys.modules, "strangers_network")
+    module.write_text(module.read_text() + "open('was_run', 'w').close()\n")
+    return run
+
+
+@pytest.mark.parametrize(
+    "command", [("evaluate", *QUICK), ("export", "--to", "safetensors", "--out", "out.safetensors")]
+)
+def test_code_that_only_a_ticket_file_names_is_not_run_until_the_user_names_it(
+    command: tuple[str, ...], of_a_factory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, *options = command
+    ticket, was_run = of_a_factory / "ticket.safetensors", of_a_factory.parent / "was_run"
+    error = refusal(capsys, name, ticket, *options)
+    assert "code that would be imported and run" in error
+    assert "--model 'strangers_network:make'" in error
+    assert "'strangers_network:make'" in refusal(capsys, name, ticket, *options, "--model", "mlp")
+    assert not was_run.exists()
+    assert main([name, str(ticket), *options, "--model", "strangers_network:make"]) == 0
+    assert was_run.exists()
+
+
+def test_the_configuration_of_a_run_names_its_code(of_a_factory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (of_a_factory / "config.yaml").unlink()
+    assert "code that would be imported and run" in refusal(capsys, "evaluate", of_a_factory)
+    assert not (of_a_factory.parent / "was_run").exists()
+
+
+def test_code_that_only_the_options_in_a_ticket_name_is_not_run(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("strangers_network.py").write_text("open('was_run', 'w').close()\n")
+    ticket = st.load(done / "ticket.safetensors")
+    options = {**ticket.provenance["config"], "model": "strangers_network:make"}
+    st.save(replace(ticket, provenance={**ticket.provenance, "config": options}), "odd.safetensors")
+    assert "code that would be imported and run" in refusal(capsys, "evaluate", "odd.safetensors")
+    assert not Path("was_run").exists()

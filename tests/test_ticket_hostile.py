@@ -108,7 +108,10 @@ def assert_harmless(data: bytes) -> None:
 
 def test_what_is_spoiled_here_is_whole_before() -> None:
     for said, tensors in TICKETS:
-        strongticket.apply(from_bytes(forged(said, tensors)), network())
+        whole = from_bytes(forged(said, tensors))
+        live = strongticket.extract(strongticket.apply(whole, network()))
+        assert all(torch.equal(live.masks[name], mask) for name, mask in whole.masks.items())
+        assert (live.seed, live.law, list(live.masks)) == (whole.seed, whole.law, list(whole.masks))
 
 
 @given(data=st.data(), ticket=st.sampled_from(TICKETS), action=st.sampled_from(["replace", "remove", "add"]))

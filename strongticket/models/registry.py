@@ -36,6 +36,11 @@ def available() -> dict[str, str]:
     }
 
 
+def is_factory(name: str) -> bool:
+    """Say whether a model name is ``package.module:factory``: code that is imported and called to build it."""
+    return ":" in name and not name.startswith(TORCHVISION)
+
+
 def build(
     name: str,
     *,
@@ -93,7 +98,7 @@ def build(
                     f"leave it out, or use one of {', '.join(OWN)}"
                 )
         return _build_torchvision(name, input_shape, classes=classes)
-    if ":" in name:
+    if is_factory(name):
         return call_factory(name, input_shape, classes=classes, width=width, norm=norm)
     others = [other for other in _torchvision_names() if other not in OWN]
     close = difflib.get_close_matches(name.lower(), [*OWN, *others], n=3)
