@@ -33,6 +33,7 @@ from torch import nn
 from strongticket import attach, export, extract
 from strongticket.errors import StrongTicketError
 from strongticket.export import TARGETS
+from strongticket.export.openvino import core as openvino_core
 from strongticket.models import build
 
 IMAGE = (3, 32, 32)
@@ -146,9 +147,7 @@ def write_ticket(case: Case, width: float, density: float, target: str, folder: 
 
 def openvino_run(path: Path, batch: np.ndarray) -> Run:
     """Return a run of an OpenVINO file on a batch, in the precision that it was verified in."""
-    import openvino
-
-    core = openvino.Core()
+    core = openvino_core()
     model = core.read_model(path)
     model.reshape(list(batch.shape))
     # No streams: in the thread that calls, as onnxruntime does, not in one bound to a core that may have other work.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import platform
+import signal
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from forks import forked
 from hypothesis import given, settings
 from hypothesis import strategies as some
 from torch import Tensor, nn
@@ -77,7 +79,7 @@ def kinds(model: Any) -> list[str]:
 
 
 def output_of(model: Any, batch: Tensor) -> np.ndarray:
-    compiled = openvino.Core().compile_model(model, "CPU", CONFIGURATION)
+    compiled = target.core().compile_model(model, "CPU", CONFIGURATION)
     output: np.ndarray = compiled(batch.numpy(), share_inputs=False)[0]
     return np.array(output)
 
@@ -329,7 +331,7 @@ def test_a_model_does_not_share_memory_with_the_network() -> None:
 def test_binary_layers_run_in_compiled_kernels() -> None:
     weight, image = ternary(32, 32, 3, 3), (32, 8, 8)
     steps: Steps = [(Sign(), image), (Convolution(weight, padding=(1, 1)), image)]
-    compiled = openvino.Core().compile_model(build(chain(image, *steps), 1), "CPU", CONFIGURATION)
+    compiled = target.core().compile_model(build(chain(image, *steps), 1), "CPU", CONFIGURATION)
     layers = [dict(operation.get_rt_info()) for operation in compiled.get_runtime_model().get_ops()]
     found = {str(info["layerType"].value): str(info["primitiveType"].value) for info in layers}
     assert found["BinaryConvolution"].startswith("jit_")
@@ -401,7 +403,7 @@ def test_the_files_compute_what_torch_computes(
     plain, inputs = st.bake(st.apply(ticket, build_it())).double(), normal(7, 3, 8, 8, seed=5)
     with torch.no_grad():
         expected = plain(inputs.double()).numpy()
-    model = openvino.Core().read_model(path)
+    model = target.core().read_model(path)
     one = output_of(model, inputs[:1])
     model.reshape([7, 3, 8, 8])
     seven = output_of(model, inputs)
@@ -415,11 +417,25 @@ def test_the_batch_of_the_file_is_fixed_and_can_be_chosen(tmp_path: Path) -> Non
     for batch, name in ((1, "one.xml"), (4, "four.xml")):
         options = {} if batch == 1 else {"batch": batch}
         st.export(ticket, small("conv2")(), tmp_path / name, to="openvino", example=example, **options)
-        model = openvino.Core().read_model(tmp_path / name)
+        model = target.core().read_model(tmp_path / name)
         assert not model.is_dynamic()
         (entry,), (result,) = model.inputs, model.outputs
         assert (entry.any_name, list(entry.shape)) == ("input", [batch, 3, 8, 8])
         assert (result.any_name, list(result.shape)) == ("output", [batch, 5])
+
+
+def test_a_signal_after_two_exports_finds_a_stack_for_its_handler(tmp_path: Path) -> None:
+    example = normal(2, 3, 8, 8)
+    ticket = found_in(small("conv2"), example)
+    for name in ("one.xml", "two.xml"):
+        st.export(ticket, small("conv2")(), tmp_path / name, to="openvino", example=example)
+    gc.collect()
+
+    def be_told() -> None:
+        signal.signal(signal.SIGUSR1, lambda number, frame: None)
+        signal.raise_signal(signal.SIGUSR1)
+
+    assert forked(be_told) == 0
 
 
 def test_two_runs_of_the_verification_do_not_share_their_outputs(tmp_path: Path) -> None:

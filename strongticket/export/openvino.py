@@ -80,12 +80,21 @@ def _runtime(path: Path) -> Run:
     return run
 
 
-def _compile(path: Path, shape: tuple[int, ...]) -> Any:
+@cache
+def core() -> Any:
+    """Return OpenVINO's core, one for the process.
+
+    Each of them gives the thread another stack for signal handlers, and puts the one before it back when it ends: of
+    two, in the wrong order, the thread is left with memory that is gone, and dies of its next signal.
+    """
     import openvino
 
-    core = openvino.Core()
-    model = core.read_model(path)
+    return openvino.Core()
+
+
+def _compile(path: Path, shape: tuple[int, ...]) -> Any:
+    model = core().read_model(path)
     if tuple(model.input().shape) != shape:
         model.reshape(list(shape))
     # Without streams it runs in this thread, not in one that is bound to a core, which may have other work.
-    return core.compile_model(model, "CPU", {**PRECISION, "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 0})
+    return core().compile_model(model, "CPU", {**PRECISION, "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 0})
