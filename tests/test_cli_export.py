@@ -232,10 +232,11 @@ def test_a_ticket_whose_network_changed_since_is_refused(
         (tmp_path / f"{name}.py").write_text(f"from torch import nn\ndef make():\n    return nn.Sequential({layers})\n")
     assert main(["search", "--model", "network_before:make", "--epochs", "1", "--out", "run"]) == 0
     found = st.load("run/ticket.safetensors")
-    found.model["name"] = "network_after:make"  # type: ignore[index]
+    for named, key in ((found.model, "name"), (found.provenance["config"], "model")):
+        named[key] = "network_after:make"  # type: ignore[index]
     st.save(found, "ticket")
     capsys.readouterr()
-    line = refusal(capsys, "export", "ticket", "--to", "safetensors", "--out", "model")
+    line = refusal(capsys, "export", "ticket", "--model", "network_after:make", "--to", "safetensors", "--out", "model")
     assert (
         "this ticket is of another network: 1.weight has shape (8, 64) in the ticket and (9, 64) in the model" in line
     )

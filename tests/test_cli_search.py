@@ -302,7 +302,12 @@ def stop_after_an_epoch(run: Path, number: int) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
+    ("number", "code"),
+    [
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGKILL, -signal.SIGKILL, marks=pytest.mark.slow),
+    ],
 )
 def test_a_stopped_run_goes_on_to_the_ticket_of_an_uninterrupted_one(
     number: int, code: int, uninterrupted: Path, tmp_path: Path

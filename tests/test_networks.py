@@ -277,6 +277,14 @@ def works(function: Callable[[], object]) -> bool:
         return True
 
 
+LONG_TO_COMPILE = {"mobilenet", "swin"}
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in LONG_TO_COMPILE else []) for name in CASES],
+    indirect=True,
+)
 def test_compilation_and_export_work_where_the_plain_network_does(case):
     inputs, plain, masked = case.inputs(), case.build().eval(), attached(case).eval()
     compiles = [works(lambda m=m: torch.compile(m, fullgraph=True, backend="eager")(inputs)) for m in (plain, masked)]
