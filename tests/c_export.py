@@ -36,8 +36,8 @@ from strongticket.export.graph import (
     Relu,
     Sign,
 )
-from strongticket.export.layers import output_shape
-from strongticket.export.network import as_module
+from strongticket.export.graph.layers import output_shape
+from strongticket.export.graph.network import as_module
 from strongticket.export.source import Source, source_of
 from strongticket.masks import bake
 from strongticket.models import build

@@ -12,10 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from strongticket.export import constants as constants_module
-from strongticket.export.census import Counts, count
-from strongticket.export.compact import compact
-from strongticket.export.constants import constants_of
 from strongticket.export.graph import (
     Add,
     AveragePool,
@@ -30,8 +26,12 @@ from strongticket.export.graph import (
     Relu,
     Sign,
 )
-from strongticket.export.layers import output_shape
-from strongticket.export.network import as_module
+from strongticket.export.graph import constants as constants_module
+from strongticket.export.graph.census import Counts, count
+from strongticket.export.graph.compact import compact
+from strongticket.export.graph.constants import constants_of
+from strongticket.export.graph.layers import output_shape
+from strongticket.export.graph.network import as_module
 
 
 class Builder:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import strongticket as st
 from strongticket.errors import ConfigError, ExportError
-from strongticket.export import onnx as target
-from strongticket.export.packing import pack
+from strongticket.export.onnx import writing as target
+from strongticket.export.onnx.packing import pack
 from strongticket.models import build as build_network
 from strongticket.ticket import Ticket
 

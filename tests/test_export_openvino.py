@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 import strongticket as st
 from strongticket.errors import ConfigError, ExportError, MissingExtraError
-from strongticket.export import openvino as target
 from strongticket.export.graph import (
     Add,
     AveragePool,
@@ -37,7 +36,8 @@ from strongticket.export.graph import (
     Relu,
     Sign,
 )
-from strongticket.export.openvino_model import build
+from strongticket.export.openvino import writing as target
+from strongticket.export.openvino.model import build
 from strongticket.models import build as build_network
 from strongticket.ticket import Ticket
 from strongticket.weights import BinaryActivation

@@ -24,8 +24,8 @@ from strongticket.export.graph import (
     Relu,
     Sign,
 )
-from strongticket.export.network import as_module
-from strongticket.export.reading import read_graph
+from strongticket.export.graph.network import as_module
+from strongticket.export.graph.reading import read_graph
 from strongticket.models import build
 from strongticket.models.registry import OWN
 from strongticket.weights import BinaryActivation

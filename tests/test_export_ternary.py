@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from strongticket.export.ternary import as_ternary
+from strongticket.export.graph.ternary import as_ternary
 
 
 def test_signs_and_gains_by_hand() -> None:

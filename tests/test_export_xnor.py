@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strongticket.export.graph import Convolution
-from strongticket.export.xnor import Affine, Threshold, has_kernel, little_endian, planes, threshold
+from strongticket.export.openvino.xnor import Affine, Threshold, has_kernel, little_endian, planes, threshold
 
 TINY = float(np.finfo(np.float32).tiny)
 

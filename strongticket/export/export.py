@@ -19,7 +19,7 @@ from ..errors import ConfigError, ExportError, MissingExtraError
 from ..masks import bake, is_attached
 from ..ticket import Ticket, apply, extract
 from . import c, onnx, openvino, pt2, safetensors
-from .census import Census
+from .graph import Census
 from .sizes import Sizes, sizes_of
 from .source import source_of
 from .text import core_reason, quiet

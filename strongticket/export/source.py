@@ -11,11 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import ExportError
 from ..ticket import Ticket
-from .census import Census, count
-from .compact import compact
-from .graph import Graph
-from .network import as_module
-from .reading import OTHER_TARGETS, read_graph
+from .graph import OTHER_TARGETS, Census, Graph, as_module, compact, count, read_graph
 from .text import core_reason
 from .verify import RELATIVE_TOLERANCE, compare, run_torch
 

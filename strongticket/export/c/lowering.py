@@ -22,7 +22,7 @@ from ..graph import (
     Relu,
     Sign,
 )
-from ..ternary import Ternary, as_ternary
+from ..graph.ternary import Ternary, as_ternary
 from .identifiers import Names
 from .layers import Affine, BinaryLayer, RealLayer
 from .plan import Kind, Program, Step, Value, Window, image_of, window_of

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..graph import AveragePool, Convolution, MaxPool, Pair
+from ..graph.operations import AveragePool, Convolution, MaxPool, Pair
 from .tables import Table
 
 Kind = Literal["input", "real", "bits", "int8"]

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ...errors import ExportError
 from ..graph import Convolution, Flatten, Graph, Linear, MaxPool, Node, Sign
-from ..network import compute
-from ..reading import OTHER_TARGETS
-from ..ternary import as_ternary
+from ..graph.network import compute
+from ..graph.reading import OTHER_TARGETS
+from ..graph.ternary import as_ternary
 
 _STEPS = 127
 

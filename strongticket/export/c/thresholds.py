@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..graph import MaxPool, Normalisation, Operation
-from ..network import compute
+from ..graph.network import compute
 
 _WIDTH = 16  # torch's kernels take the numbers of a row in vectors; the last few of a short row they take otherwise
 _LARGEST = 0x7F7FFFFF  # the bits of the largest float32

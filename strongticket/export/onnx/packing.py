@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, ExportError
-from .ternary import Ternary, as_ternary
-from .text import core_reason
+from ...errors import ConfigError, ExportError
+from ..graph.ternary import Ternary, as_ternary
+from ..text import core_reason
 
 WEIGHTS = {"float": 32, "int8": 8, "int2": 2}
 """How a weight can be stored: the bits of one of its values."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from .graph import Convolution
+from ..graph import Convolution
 
 Array = np.ndarray[Any, Any]
 

@@ -8,8 +8,8 @@ from itertools import pairwise
 
 from torch import nn
 
-from ..weights import BinaryActivation
-from .graph import (
+from ...weights import BinaryActivation
+from .operations import (
     Add,
     AveragePool,
     Convolution,

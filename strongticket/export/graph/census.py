@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .graph import Convolution, Graph, Linear
+from .operations import Convolution, Graph, Linear
 
 
 @dataclass(frozen=True)

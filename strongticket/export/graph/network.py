@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..weights import BinaryActivation
-from .graph import (
+from ...weights import BinaryActivation
+from .operations import (
     Add,
     AveragePool,
     Convolution,

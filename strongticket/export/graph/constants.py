@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .graph import Add, AveragePool, Convolution, Flatten, Graph, Linear, Node, Normalisation
 from .network import compute
+from .operations import Add, AveragePool, Convolution, Flatten, Graph, Linear, Node, Normalisation
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .constants import Constants, constants_of, edges_of
-from .graph import Add, Convolution, Flatten, Graph, Linear, Node, Normalisation, Operation
+from .operations import Add, Convolution, Flatten, Graph, Linear, Node, Normalisation, Operation
 from .readers import without_unread_edges
 
 

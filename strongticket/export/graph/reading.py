@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from ..errors import ExportError
-from ..weights import BinaryActivation
-from .graph import Add, AveragePool, Flatten, Graph, Node, Operation, Relu
+from ...errors import ExportError
+from ...weights import BinaryActivation
+from ..text import core_reason, quiet
 from .layers import InexpressibleError, Shape, operation_of, output_shape
-from .text import core_reason, quiet
+from .operations import Add, AveragePool, Flatten, Graph, Node, Operation, Relu
 
 OTHER_TARGETS = "onnx (float weights), pt2 and safetensors"
 """Who takes a network that no graph can express."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .constants import edges_of
-from .graph import Convolution, Flatten, Graph, Linear, Node
+from .operations import Convolution, Flatten, Graph, Linear, Node
 
 
 def without_unread_edges(graph: Graph) -> Graph:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from .graph import (
+from ..graph import (
     Add,
     AveragePool,
     Convolution,
@@ -22,7 +22,7 @@ from .graph import (
     Relu,
     Sign,
 )
-from .ternary import Ternary, as_ternary
+from ..graph.ternary import Ternary, as_ternary
 from .xnor import MOST_PRODUCTS, Affine, Array, has_kernel, little_endian, planes, threshold
 
 CHANNELS = 4

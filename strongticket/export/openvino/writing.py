@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError, ExportError
-from .openvino_model import build
-from .source import Source
-from .text import core_reason, quiet, shape_text
-from .verify import Comparison, Run, check_batches, compare, require_equal, run_torch
+from ...errors import ConfigError, ExportError
+from ..source import Source
+from ..text import core_reason, quiet, shape_text
+from ..verify import Comparison, Run, check_batches, compare, require_equal, run_torch
+from .model import build
 
 MODULES = ("openvino",)
 """What must be importable."""

@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import ExportError
+from ...errors import ExportError
+from ..source import Source
+from ..text import core_reason, quiet
+from ..trace import trace
+from ..verify import Comparison, Run, check_batches, compare, require_equal, run_torch
 from .packing import check_weights, pack, require_ternary
-from .source import Source
-from .text import core_reason, quiet
-from .trace import trace
-from .verify import Comparison, Run, check_batches, compare, require_equal, run_torch
 
 MODULES = ("onnx", "onnxscript", "onnxruntime")
 """What must be importable."""
