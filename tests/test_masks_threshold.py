@@ -26,10 +26,19 @@ def assert_is_that_of_a_full_sort(
     assert found.value == expected
     assert found.reached == int((ranked >= expected).sum())
     assert np.array_equal(np.concatenate(found.masks), ranked >= expected)
+    starts = np.cumsum([0, *(mask.size for mask in found.masks[:-1])])
+    level = [start + places for start, places in zip(starts, found.level, strict=True)]
+    assert np.array_equal(np.concatenate(level), np.flatnonzero(ranked == expected))
+
+
+@pytest.fixture(autouse=True)
+def several_blocks(monkeypatch):
+    """Let vectors of a size that tests can sort be more than one block."""
+    monkeypatch.setattr(threshold, "_BLOCK", 1 << 15)
 
 
 def test_the_helper_fails_on_a_wrong_threshold(monkeypatch):
-    wrong = threshold.Largest(3.0, 1, [np.array([True, False, False])])
+    wrong = threshold.Largest(3.0, 1, [np.array([True, False, False])], [np.array([0])])
     monkeypatch.setattr(threshold, "_partitioned", lambda parts, kept, magnitudes: wrong)
     with pytest.raises(AssertionError):
         assert_is_that_of_a_full_sort(np.array([3.0, 1.0, 2.0]), 2)
@@ -164,13 +173,17 @@ def test_thresholds_that_drift_slowly_leave_next_to_nothing_to_partition(partiti
     assert partitioned[0] < LARGE / 200
 
 
-def test_a_threshold_is_looked_for_within_four_times_its_last_change():
+def test_a_threshold_is_looked_for_within_four_times_its_last_changes():
     thresholds = Thresholds()
     assert thresholds.near("w") is None
     thresholds.note("w", 3.0)
     assert thresholds.near("w") == (3.0, 3.0)
     thresholds.note("w", 3.5)
     assert thresholds.near("w") == (1.5, 5.5)
+    thresholds.note("w", 3.5)  # it stood still once, and half of the change before still counts
+    assert thresholds.near("w") == (2.5, 4.5)
+    thresholds.note("w", 1.5)
+    assert thresholds.near("w") == (-6.5, 9.5)
     assert thresholds.near("v") is None
 
 

@@ -8,7 +8,7 @@ that stands first in C order is kept; in global scope tensors stand in the order
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal, get_args
@@ -162,15 +162,7 @@ def top(scores: Tensor, kept: int, name: str = "scores", *, waits: bool = True) 
         return torch.zeros_like(scores, dtype=torch.bool)
     if scores.device.type != "cpu":
         return _top_on_device(scores, kept, name, waits=waits)
-    values = _as_numpy(scores)
-    found = largest([values], kept)
-    if np.isnan(found.value):
-        raise _nan_error(name)
-    (chosen,) = found.masks
-    if surplus := found.reached - kept:
-        level = np.flatnonzero(values == found.value)
-        chosen[level[level.size - surplus :]] = False
-    return torch.from_numpy(chosen)
+    return _chosen_on_cpu({name: scores}, kept, name, magnitudes=False, thresholds=None)[name]
 
 
 def _top_on_device(scores: Tensor, kept: int, name: str, *, waits: bool = True) -> Tensor:
@@ -188,24 +180,18 @@ def _chosen(
     scores: Mapping[str, Tensor], kept: int, what: str, magnitudes: bool, thresholds: Thresholds | None
 ) -> dict[str, Tensor]:
     """Return the masks of the ``kept`` largest of all scores together."""
-    masks = _without_ties(scores, kept, what, magnitudes, thresholds)
-    if masks is not None:
-        return masks
+    if all(s.device.type == "cpu" for s in scores.values()):
+        return _chosen_on_cpu(scores, kept, what, magnitudes, thresholds)
     device = next(iter(scores.values())).device
     everything = torch.cat([_ranked(flat(s, name), magnitudes).to(device) for name, s in scores.items()])
     parts = torch.split(top(everything, kept, what, waits=thresholds is None), [s.numel() for s in scores.values()])
     return {name: _in_shape_of(part, s) for part, (name, s) in zip(parts, scores.items(), strict=True)}
 
 
-def _without_ties(
+def _chosen_on_cpu(
     scores: Mapping[str, Tensor], kept: int, what: str, magnitudes: bool, thresholds: Thresholds | None
-) -> dict[str, Tensor] | None:
-    """Return the masks of the ``kept`` largest of all scores, None if the last of them is tied or not on the CPU.
-
-    Without ties the order of the scores does not matter, so they are read as they lie in memory.
-    """
-    if any(s.device.type != "cpu" for s in scores.values()):
-        return None
+) -> dict[str, Tensor]:
+    """Return what ``_chosen`` does. The scores are read as they lie in memory: only ties have an order."""
     orders = {name: sorted(range(s.dim()), key=s.stride, reverse=True) for name, s in scores.items()}
     stored = [_as_numpy(flat(s.permute(orders[name]), name)) for name, s in scores.items()]
     found = largest(stored, kept, magnitudes=magnitudes, near=thresholds.near(what) if thresholds else None)
@@ -213,13 +199,24 @@ def _without_ties(
         raise _nan_error(what)
     if thresholds:
         thresholds.note(what, found.value)
-    if found.reached > kept:
-        return None
+    surplus = found.reached - kept
     masks = {}
-    for (name, s), chosen in zip(scores.items(), found.masks, strict=True):
+    for (name, s), chosen, level in reversed(list(zip(scores.items(), found.masks, found.level, strict=True))):
+        if dropped := min(surplus, level.size):
+            last = np.argsort(_in_c_order(level, s.shape, orders[name]))[level.size - dropped :]
+            chosen[level[last]] = False
+            surplus -= dropped
         as_stored = torch.from_numpy(chosen).view([s.shape[axis] for axis in orders[name]])
         masks[name] = as_stored.permute(np.argsort(orders[name]).tolist())
-    return masks
+    return {name: masks[name] for name in scores}
+
+
+def _in_c_order(places: NDArray[np.intp], shape: Sequence[int], order: Sequence[int]) -> NDArray[np.intp]:
+    """Return which positions in C order places have in a tensor whose axes lie in memory in ``order``."""
+    if list(order) == list(range(len(shape))):
+        return places
+    index = np.unravel_index(places, [shape[axis] for axis in order])
+    return np.ravel_multi_index([index[order.index(axis)] for axis in range(len(shape))], shape)
 
 
 def _ranked(values: Tensor, magnitudes: bool) -> Tensor:

@@ -20,45 +20,51 @@ from numpy.typing import NDArray
 
 _SAMPLE = 1 << 14
 _WIDTH = 5  # standard deviations of the sampled rank on either side
-_BLOCK = 1 << 16  # values that a processor's own cache holds
-_DRIFTS = 4  # how many times its last change a threshold may move and still be where it is looked for
+_BLOCK = 1 << 18  # values that fit a cache of one processor; smaller ones would have threads wait for the interpreter
+_DRIFTS = 4  # how many times its last changes a threshold may move and still be where it is looked for
 
 
 class Largest(NamedTuple):
     """The k-th largest of some values, how many of them reach it, and which, one bool vector a part.
 
-    More than k reach it if it is tied. It is NaN, and ``masks`` mean nothing, if any value is NaN.
+    More than k reach it if it is tied: ``level`` are the places of those that equal it, one rising vector a part. It is
+    NaN, and the rest means nothing, if any value is NaN.
     """
 
     value: Any
     reached: int
     masks: list[NDArray[np.bool_]]
+    level: list[NDArray[np.intp]]
 
 
 class Thresholds:
     """Where the thresholds of earlier selections lay, by name: it makes the next ones quick, never other ones."""
 
     def __init__(self) -> None:
-        self._last: dict[str, tuple[Any, Any]] = {}
+        self._last: dict[str, Any] = {}
+        self._change: dict[str, Any] = {}
 
     def near(self, name: str) -> tuple[Any, Any] | None:
         """Return two values that the next threshold called ``name`` most likely lies between, None at first."""
         if name not in self._last:
             return None
-        before, last = self._last[name]
-        reach = _DRIFTS * abs(last - before)
+        last, reach = self._last[name], _DRIFTS * self._change[name]
         return last - reach, last + reach
 
     def note(self, name: str, value: Any) -> None:
         """Remember the threshold of a selection, unless it is infinite."""
         if np.isfinite(value):
-            _, before = self._last.get(name, (None, value))
-            self._last[name] = (before, value)
+            change = abs(value - self._last.get(name, value))
+            # By chance a threshold hardly moves at times; the next one will not do the same.
+            self._change[name] = max(change, self._change.get(name, change) / 2)
+            self._last[name] = value
 
 
 class _Piece(NamedTuple):
-    """A block of values, and the room for its part of the mask."""
+    """A block of the values of a part from ``start`` on, and the room for its mask."""
 
+    part: int
+    start: int
     values: NDArray[Any]
     mask: NDArray[np.bool_]
 
@@ -94,9 +100,11 @@ def _partitioned(parts: Sequence[NDArray[Any]], kept: int, magnitudes: bool) -> 
     ordered = np.partition(values, first)
     # NaN sorts above everything, so one anywhere shows up among the kept.
     if np.isnan(largest := ordered[first:].max()):
-        return Largest(largest, 0, [])
-    masks = [part >= ordered[first] for part in ranked]
-    return Largest(ordered[first], sum(int(np.count_nonzero(mask)) for mask in masks), masks)
+        return Largest(largest, 0, [], [])
+    value = ordered[first]
+    masks = [part >= value for part in ranked]
+    level = [np.flatnonzero(part == value) for part in ranked]
+    return Largest(value, sum(int(np.count_nonzero(mask)) for mask in masks), masks, level)
 
 
 def _within(bracket: tuple[Any, Any], parts: Sequence[NDArray[Any]], kept: int, magnitudes: bool) -> Largest | None:
@@ -104,21 +112,24 @@ def _within(bracket: tuple[Any, Any], parts: Sequence[NDArray[Any]], kept: int, 
     low, high = bracket
     masks = [np.empty(part.size, dtype=bool) for part in parts]
     pieces = [
-        _Piece(part[start : start + _BLOCK], mask[start : start + _BLOCK])
-        for part, mask in zip(parts, masks, strict=True)
+        _Piece(number, start, part[start : start + _BLOCK], mask[start : start + _BLOCK])
+        for number, (part, mask) in enumerate(zip(parts, masks, strict=True))
         for start in range(0, part.size, _BLOCK)
     ]
     found = _in_threads(pieces, low, high, magnitudes)
     if any(piece.has_nan for piece in found):
-        return Largest(np.nan, 0, masks)
+        return Largest(np.nan, 0, [], [])
     missing = kept - sum(piece.above for piece in found)
     inside = np.concatenate([piece.inside for piece in found])
     if not 0 < missing <= inside.size:
         return None
     value = np.partition(inside, inside.size - missing)[inside.size - missing]
-    for (_, mask), piece in zip(pieces, found, strict=True):
-        mask[piece.places[piece.inside >= value]] = True
-    return Largest(value, kept - missing + int(np.count_nonzero(inside >= value)), masks)
+    level: list[list[NDArray[np.intp]]] = [[] for _ in parts]
+    for piece, held in zip(pieces, found, strict=True):
+        piece.mask[held.places[held.inside >= value]] = True
+        level[piece.part].append(piece.start + held.places[held.inside == value])
+    reached = kept - missing + int(np.count_nonzero(inside >= value))
+    return Largest(value, reached, masks, [np.concatenate(places) for places in level])
 
 
 def _sampled(parts: Sequence[NDArray[Any]], kept: int, size: int, magnitudes: bool) -> tuple[Any, Any]:
@@ -139,11 +150,13 @@ def _sampled(parts: Sequence[NDArray[Any]], kept: int, size: int, magnitudes: bo
 
 def _sorted_out(pieces: Iterable[_Piece], low: Any, high: Any, magnitudes: bool) -> list[_Sorted]:
     """Mark what is above ``high`` in the masks of the pieces, and return what else is in them."""
-    room = np.empty(_BLOCK, dtype=np.float64)
+    room = np.empty(0)
     found = []
-    for values, mask in pieces:
+    for _, _, values, mask in pieces:
         if magnitudes:
-            values = np.abs(values, out=room.view(values.dtype)[: values.size])
+            if room.size < values.size or room.dtype != values.dtype:
+                room = np.empty_like(values)
+            values = np.abs(values, out=room[: values.size])
         np.greater(values, high, out=mask)
         inside = values >= low
         inside ^= mask
@@ -154,7 +167,7 @@ def _sorted_out(pieces: Iterable[_Piece], low: Any, high: Any, magnitudes: bool)
 
 def _in_threads(pieces: Sequence[_Piece], low: Any, high: Any, magnitudes: bool) -> list[_Sorted]:
     """Sort the pieces out, in order; numpy lets go of the interpreter while it computes."""
-    threads = min(torch.get_num_threads(), len(pieces))
+    threads = min(torch.get_num_threads(), len(pieces) // 2)  # less is done before another one has begun
     sort_out = partial(_sorted_out, low=low, high=high, magnitudes=magnitudes)
     if threads < 2:
         return sort_out(pieces)
