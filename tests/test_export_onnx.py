@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from exports import binary_net, found, normal, tokens, transformer
 from torch import Tensor, nn
 
 import strongticket as st
 from strongticket.errors import ConfigError, ExportError
 from strongticket.export.onnx import writing as target
 from strongticket.export.onnx.packing import pack
-from strongticket.models import build as build_network
 from strongticket.ticket import Ticket
 
 onnx = pytest.importorskip("onnx")
@@ -38,33 +38,6 @@ def conv_net() -> nn.Module:
         nn.Flatten(),
         nn.Linear(4, 3),
     )
-
-
-def binary_net() -> nn.Module:
-    return build_network("conv2", input_shape=(2, 4, 4), classes=3, width=0.25, activation="binary")
-
-
-def transformer() -> nn.Module:
-    return nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-
-
-def tokens() -> nn.Module:
-    return nn.Sequential(nn.Embedding(10, 4), nn.Flatten(), nn.Linear(12, 3))
-
-
-def normal(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def found(build: Callable[[], nn.Module], example: Tensor, **options: Any) -> Ticket:
-    """Return a ticket of random scores, with batch-norm statistics of two batches."""
-    model = build()
-    st.attach(model, **{"density": 0.5, "seed": 7, **options})
-    model.train()
-    with torch.no_grad():
-        model(example)
-        model(2 * example + 1 if example.is_floating_point() else example)
-    return st.extract(model)
 
 
 def in_onnxruntime(path: Path, batch: Tensor) -> np.ndarray:

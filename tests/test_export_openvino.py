@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from exports import found, normal
 from forks import forked
 from hypothesis import given, settings
 from hypothesis import strategies as some
@@ -39,17 +40,12 @@ from strongticket.export.graph import (
 from strongticket.export.openvino import writing as target
 from strongticket.export.openvino.model import build
 from strongticket.models import build as build_network
-from strongticket.ticket import Ticket
 from strongticket.weights import BinaryActivation
 
 openvino = pytest.importorskip("openvino")
 
 CONFIGURATION = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 0}
 Steps = list[tuple[Operation, tuple[int, ...]]]
-
-
-def normal(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def ternary(*shape: int, density: float = 0.5, seed: int = 2) -> Tensor:
@@ -340,17 +336,6 @@ def test_binary_layers_run_in_compiled_kernels() -> None:
 # Networks, through the public function.
 
 
-def found_in(build_it: Callable[[], nn.Module], example: Tensor, **options: Any) -> Ticket:
-    """Return a ticket of random scores, with batch-norm statistics of two batches."""
-    model = build_it()
-    st.attach(model, **{"density": 0.5, "seed": 7, **options})
-    model.train()
-    with torch.no_grad():
-        model(example)
-        model(2 * example + 1)
-    return st.extract(model)
-
-
 def small(name: str, *, activation: str | None = "binary") -> Callable[[], nn.Module]:
     return lambda: build_network(name, input_shape=(3, 8, 8), classes=5, width=0.25, activation=activation)
 
@@ -395,7 +380,7 @@ def test_the_files_compute_what_torch_computes(
 ) -> None:
     dtype = next(build_it().parameters()).dtype
     example, path = normal(3, 3, 8, 8).to(dtype), tmp_path / "net.xml"
-    ticket = found_in(build_it, example, **options)
+    ticket = found(build_it, example, **options)
     report = st.export(ticket, build_it(), path, to="openvino", example=example)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["net.bin", "net.xml"]
     assert report.bytes == sum(file.stat().st_size for file in tmp_path.iterdir())
@@ -407,13 +392,13 @@ def test_the_files_compute_what_torch_computes(
     one = output_of(model, inputs[:1])
     model.reshape([7, 3, 8, 8])
     seven = output_of(model, inputs)
-    for found, wanted in ((one, expected[:1]), (seven, expected)):
-        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4 * np.abs(expected).max())
+    for computed, wanted in ((one, expected[:1]), (seven, expected)):
+        np.testing.assert_allclose(computed, wanted, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
 def test_the_batch_of_the_file_is_fixed_and_can_be_chosen(tmp_path: Path) -> None:
     example = normal(3, 3, 8, 8)
-    ticket = found_in(small("conv2"), example)
+    ticket = found(small("conv2"), example)
     for batch, name in ((1, "one.xml"), (4, "four.xml")):
         options = {} if batch == 1 else {"batch": batch}
         st.export(ticket, small("conv2")(), tmp_path / name, to="openvino", example=example, **options)
@@ -426,7 +411,7 @@ def test_the_batch_of_the_file_is_fixed_and_can_be_chosen(tmp_path: Path) -> Non
 
 def test_a_signal_after_two_exports_finds_a_stack_for_its_handler(tmp_path: Path) -> None:
     example = normal(2, 3, 8, 8)
-    ticket = found_in(small("conv2"), example)
+    ticket = found(small("conv2"), example)
     for name in ("one.xml", "two.xml"):
         st.export(ticket, small("conv2")(), tmp_path / name, to="openvino", example=example)
     gc.collect()
@@ -440,7 +425,7 @@ def test_a_signal_after_two_exports_finds_a_stack_for_its_handler(tmp_path: Path
 
 def test_two_runs_of_the_verification_do_not_share_their_outputs(tmp_path: Path) -> None:
     example = normal(2, 3, 8, 8)
-    st.export(found_in(small("conv2"), example), small("conv2")(), tmp_path / "n.xml", to="openvino", example=example)
+    st.export(found(small("conv2"), example), small("conv2")(), tmp_path / "n.xml", to="openvino", example=example)
     run = target._runtime(tmp_path / "n.xml")
     (first,) = run(example)
     before = first.clone()
@@ -455,7 +440,7 @@ def test_binary_weights_take_two_bits_and_ternary_ones_a_byte(tmp_path: Path) ->
     for activation in ("binary", None):
         build_it = small("conv4", activation=activation)
         st.export(
-            found_in(build_it, example), build_it(), tmp_path / "n.xml", to="openvino", example=example, overwrite=True
+            found(build_it, example), build_it(), tmp_path / "n.xml", to="openvino", example=example, overwrite=True
         )
         sizes[activation] = (tmp_path / "n.bin").stat().st_size
     layers = [(16, 3, 9), (16, 16, 9), (32, 16, 9), (32, 32, 9), (64, 128, 1), (64, 64, 1), (5, 64, 1)]
@@ -468,7 +453,7 @@ def test_binary_weights_take_two_bits_and_ternary_ones_a_byte(tmp_path: Path) ->
 
 def test_the_files_name_no_path_of_this_machine(tmp_path: Path) -> None:
     example = normal(2, 3, 8, 8)
-    st.export(found_in(small("conv2"), example), small("conv2")(), tmp_path / "n.xml", to="openvino", example=example)
+    st.export(found(small("conv2"), example), small("conv2")(), tmp_path / "n.xml", to="openvino", example=example)
     assert str(tmp_path).encode() not in (tmp_path / "n.xml").read_bytes()
     assert str(Path(st.__file__).parent).encode() not in (tmp_path / "n.xml").read_bytes()
 
@@ -479,7 +464,7 @@ def test_the_files_name_no_path_of_this_machine(tmp_path: Path) -> None:
 def assert_refused(match: str, error: type[Exception], folder: Path, *, name: str = "net.xml", **options: Any) -> None:
     build_it = options.pop("build_it", small("conv2"))
     example = options.pop("example", normal(2, 3, 8, 8))
-    ticket = found_in(build_it, normal(2, 3, 8, 8))
+    ticket = found(build_it, normal(2, 3, 8, 8))
     with pytest.raises(error, match=match) as caught:
         st.export(ticket, build_it(), folder / name, to="openvino", example=example, **options)
     assert "\n" not in str(caught.value)
@@ -524,5 +509,5 @@ def test_a_model_that_computes_something_else_leaves_no_file(tmp_path: Path, mon
 
 def test_an_export_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     example = normal(2, 3, 8, 8)
-    st.export(found_in(small("conv2"), example), small("conv2")(), tmp_path / "n.xml", to="openvino", example=example)
+    st.export(found(small("conv2"), example), small("conv2")(), tmp_path / "n.xml", to="openvino", example=example)
     assert capfd.readouterr() == ("", "")

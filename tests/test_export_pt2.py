@@ -5,71 +5,15 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from exports import Branching, Recurrent, ThreeInputs, binary_net, conv_net, found, mlp, normal, tokens, transformer
 from torch import Tensor, nn
 
 import strongticket as st
 from strongticket.errors import ExportError
 from strongticket.export import pt2 as target
-from strongticket.models import build as build_network
-from strongticket.ticket import Ticket
-
-
-def mlp() -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 3))
-
-
-def conv_net() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(2, 4, 3, padding=1),
-        nn.BatchNorm2d(4),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(4, 3),
-    )
-
-
-def binary_net() -> nn.Module:
-    return build_network("conv2", input_shape=(2, 4, 4), classes=3, width=0.25, activation="binary")
-
-
-def tokens() -> nn.Module:
-    return nn.Sequential(nn.Embedding(10, 4), nn.Flatten(), nn.Linear(12, 3))
-
-
-def transformer() -> nn.Module:
-    return nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-
-
-class Recurrent(nn.Module):
-    """Gives two outputs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lstm = nn.LSTM(4, 3, batch_first=True)
-
-    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        steps, (last, _) = self.lstm(inputs)
-        return steps, last[0]
-
-
-def normal(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def found(build: Callable[[], nn.Module], example: Tensor, **options: Any) -> Ticket:
-    """Return a ticket of random scores, with batch-norm statistics of two batches."""
-    model = build()
-    st.attach(model, **{"density": 0.5, "seed": 7, **options})
-    model.train()
-    with torch.no_grad():
-        model(example)
-        model(2 * example + 1 if example.is_floating_point() else example)
-    return st.extract(model)
 
 
 def outputs_of(model: nn.Module, batch: Tensor) -> list[Tensor]:
@@ -132,30 +76,6 @@ def test_the_weights_of_the_file_are_masked(tmp_path: Path) -> None:
     state = torch.export.load(tmp_path / "net.pt2").state_dict
     kept = sum(int(torch.count_nonzero(value)) for name, value in state.items() if name.endswith("weight"))
     assert 0 < kept <= sum(int(mask.sum()) for mask in ticket.masks.values())
-
-
-class Branching(nn.Module):
-    """Decides by its input's values, which no graph can hold."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(12, 3)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        output: Tensor = self.linear(inputs)
-        return output if inputs.sum() > 0 else -output
-
-
-class ThreeInputs(nn.Module):
-    """Takes batches of three only."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(12, 3)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        output: Tensor = self.linear(inputs.reshape(3, 12))
-        return output
 
 
 @pytest.mark.parametrize(
