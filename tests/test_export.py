@@ -15,67 +15,18 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from exports import Branching, Recurrent, ThreeInputs, conv_net, found, mlp, normal, tokens, transformer
 from safetensors import safe_open
 from torch import Tensor, nn
 
 import strongticket as st
 from strongticket.errors import ConfigError, ExportError, MissingExtraError, TicketError
 from strongticket.export import RELATIVE_TOLERANCE, TARGETS, Comparison, ExportReport, Source, Target, check_request
-from strongticket.export.c import Sizes
+from strongticket.export.c import Memory
 from strongticket.ticket import Ticket
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
-
-
-def mlp() -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 3))
-
-
-def conv_net() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(2, 4, 3, padding=1),
-        nn.BatchNorm2d(4),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(4, 3),
-    )
-
-
-def transformer() -> nn.Module:
-    return nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-
-
-class Recurrent(nn.Module):
-    """Gives two outputs, so that both must be exported."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lstm = nn.LSTM(4, 3, batch_first=True)
-
-    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        steps, (last, _) = self.lstm(inputs)
-        return steps, last[0]
-
-
-def tokens() -> nn.Module:
-    return nn.Sequential(nn.Embedding(10, 4), nn.Flatten(), nn.Linear(12, 3))
-
-
-def normal(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def found(build: Callable[[], nn.Module], example: Tensor, **options: Any) -> Ticket:
-    """Return a ticket of random scores, with batch-norm statistics of two batches."""
-    model = build()
-    st.attach(model, **{"density": 0.5, "seed": 7, **options})
-    model.train()
-    with torch.no_grad():
-        model(example)
-        model(2 * example + 1 if example.is_floating_point() else example)
-    return st.extract(model)
 
 
 def outputs_of(model: nn.Module, batch: Tensor) -> list[np.ndarray]:
@@ -403,18 +354,6 @@ def test_an_example_of_the_wrong_shape_is_refused(ticket: Ticket, tmp_path: Path
     assert_refused(match, ExportError, ticket, tmp_path / "net", to=to, example=normal(4, 13))
 
 
-class Branching(nn.Module):
-    """Decides by its input's values, which no graph can hold."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(12, 3)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        output: Tensor = self.linear(inputs)
-        return output if inputs.sum() > 0 else -output
-
-
 class Eigen(nn.Module):
     """Uses an operator that ONNX does not have."""
 
@@ -424,18 +363,6 @@ class Eigen(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         output: Tensor = torch.linalg.eigvals(self.linear(inputs).reshape(-1, 3, 3)).real
-        return output
-
-
-class ThreeInputs(nn.Module):
-    """Takes batches of three only."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(12, 3)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        output: Tensor = self.linear(inputs.reshape(3, 12))
         return output
 
 
@@ -599,8 +526,8 @@ def test_a_request_is_checked_without_a_network(tmp_path: Path, folder_target: s
 def test_a_program_says_how_much_memory_it_takes(
     ticket: Ticket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder_target: str
 ) -> None:
-    sizes = Sizes(len("two"), 7)
-    target = replace(TARGETS[folder_target], memory=lambda path: sizes if (path / "two.txt").exists() else None)
+    memory = Memory(len("two"), 7)
+    target = replace(TARGETS[folder_target], memory=lambda path: memory if (path / "two.txt").exists() else None)
     monkeypatch.setitem(TARGETS, folder_target, target)  # type: ignore[arg-type]
     report = st.export(ticket, mlp(), tmp_path / "net", to=folder_target)
     assert report.as_dict()["memory"] == {"table_bytes": 3, "buffer_bytes": 7}

@@ -14,6 +14,7 @@ from torch import nn
 
 from strongticket.errors import ConfigError, ExportError
 from strongticket.export import c
+from strongticket.export.c import compiler as compiling
 from strongticket.export.c import text, writing
 from strongticket.export.c.lowering import lower
 from strongticket.export.c.plan import Program
@@ -59,11 +60,11 @@ def test_the_header_says_what_a_caller_has_to_know(digits: Source, tmp_path: Pat
     assert digits.ticket.weights_digest in words
     assert "Input: 1x8x8 floats (channels, rows, columns)" in words
     assert "is not part of this" in words
-    sizes = c.read_sizes(tmp_path)
-    assert f"Constant tables: {sizes.table_bytes} bytes" in words
-    assert f"Buffer: {sizes.buffer_bytes} bytes" in words
+    memory = c.read_memory(tmp_path)
+    assert f"Constant tables: {memory.table_bytes} bytes" in words
+    assert f"Buffer: {memory.buffer_bytes} bytes" in words
     assert "#define TICKET_INPUTS 64\n#define TICKET_OUTPUTS 10\n" in header
-    assert f"#define TICKET_BUFFER_WORDS {sizes.buffer_bytes // 4}\n" in header
+    assert f"#define TICKET_BUFFER_WORDS {memory.buffer_bytes // 4}\n" in header
 
 
 def test_table_bytes_are_those_of_the_arrays_in_the_source(digits: Source, tmp_path: Path) -> None:
@@ -72,7 +73,7 @@ def test_table_bytes_are_those_of_the_arrays_in_the_source(digits: Source, tmp_p
     width = {"uint8_t": 1, "int16_t": 2, "uint32_t": 4, "float": 4}
     arrays = re.findall(r"^static const (\w+) \w+\[(\d+)\] = \{$", source, re.MULTILINE)
     total = sum(width[kind] * int(count) for kind, count in arrays)
-    assert total == c.read_sizes(tmp_path).table_bytes == c.table_bytes(digits.require_graph())
+    assert total == c.read_memory(tmp_path).table_bytes == c.table_bytes(digits.require_graph())
 
 
 def test_eight_bits_take_less_of_the_buffer_and_are_compared_on_the_example(digits: Source, tmp_path: Path) -> None:
@@ -81,7 +82,7 @@ def test_eight_bits_take_less_of_the_buffer_and_are_compared_on_the_example(digi
     assert comparison.inputs == 8
     assert 1e-4 < comparison.max_relative < 0.05
     assert comparison.equal_decisions >= 7 / 8
-    assert 3 * c.read_sizes(tmp_path / "int8").buffer_bytes < c.read_sizes(tmp_path / "float").buffer_bytes
+    assert 3 * c.read_memory(tmp_path / "int8").buffer_bytes < c.read_memory(tmp_path / "float").buffer_bytes
     assert ".inverse_quantum" not in (tmp_path / "float" / "ticket.c").read_text()
 
 
@@ -175,6 +176,27 @@ def test_what_a_compiler_complains_about_is_said(
     with pytest.raises(ExportError, match=r"cannot compile the exported program \(ticket.c:1: error: no room\)$"):
         c.write(digits, tmp_path / "net")
     assert not (tmp_path / "net").exists()
+
+
+def test_a_compiler_that_does_not_end_is_stopped(
+    digits: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler(tmp_path, monkeypatch, "exec sleep 600")
+    monkeypatch.setattr(compiling, "TIME_LIMIT", 0.2)
+    with pytest.raises(ExportError, match=r"/compiler did not end within 0\.2 seconds and was stopped$"):
+        c.write(digits, tmp_path / "net")
+    assert not (tmp_path / "net").exists()
+
+
+def test_a_program_that_does_not_end_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has a time of its own for each of the two examples, which it does not even read."""
+    program = tmp_path / "ticket"
+    program.write_text("#!/bin/sh\nexec sleep 600\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(compiling, "TIME_LIMIT", 0.25)
+    monkeypatch.setattr(compiling, "TIME_LIMIT_AN_EXAMPLE", 0.125)
+    with pytest.raises(ExportError, match=r"^the exported program did not end within 0\.5 seconds and was stopped$"):
+        compiling.run_program(program, torch.zeros(2, 100_000), 10)
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ class Target:
     extra: str | None = None
     options: tuple[str, ...] = ()
     folder: bool = False
-    memory: Callable[[Path], c.Sizes] | None = None
+    memory: Callable[[Path], c.Memory] | None = None
 
 
 TARGETS: Mapping[str, Target] = {
@@ -61,7 +61,7 @@ TARGETS: Mapping[str, Target] = {
         c.write,
         options=("with_main", "activations"),
         folder=True,
-        memory=c.read_sizes,
+        memory=c.read_memory,
     ),
     "openvino": Target(
         "OpenVINO model (NAME.xml, NAME.bin), binary layers by xnor and popcount",
@@ -99,7 +99,7 @@ class ExportReport:
     equal_decisions: float
     beyond: int = 0
     tolerance: float = RELATIVE_TOLERANCE
-    memory: c.Sizes | None = None
+    memory: c.Memory | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""

@@ -8,6 +8,7 @@ differ by more: a share ``FLIPPED_SHARE`` of the inputs may.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -137,6 +138,17 @@ def run_torch(model: nn.Module, batch: Tensor) -> list[Tensor]:
             f"the network does not take inputs of shape {shape_text(batch.shape)} ({core_reason(error)}); "
             "pass an example batch of inputs as the search had them"
         ) from error
+
+
+def reference_run(network: nn.Module, *, binary_activations: bool) -> Run:
+    """Return a run of a network for a file to be compared with that counts where the network adds.
+
+    With binary activations it is in float64, in which sums of ± one gain are exact. In float32 they are not, and a sum
+    that is 0 gets the sign of a rounding error. All else is in float32.
+    """
+    dtype = torch.float64 if binary_activations else torch.float32
+    network = copy.deepcopy(network).to(dtype)
+    return lambda batch: run_torch(network, batch.to(dtype))
 
 
 def read_example(example: object, model: nn.Module) -> Tensor:

@@ -1,5 +1,5 @@
 """The target ``c``: the network as one C99 source file and its header, compiled and compared with torch."""
 
-from .writing import ACTIVATIONS, Sizes, read_sizes, table_bytes, write
+from .writing import ACTIVATIONS, Memory, read_memory, table_bytes, write
 
-__all__ = ["ACTIVATIONS", "Sizes", "read_sizes", "table_bytes", "write"]
+__all__ = ["ACTIVATIONS", "Memory", "read_memory", "table_bytes", "write"]

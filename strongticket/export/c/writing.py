@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 import tempfile
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from torch import Tensor
 from ...errors import ConfigError, ExportError
 from ..graph import Graph, Sign
 from ..source import Source
-from ..verify import Comparison, Run, check_batches, compare, require_equal, run_torch
+from ..verify import Comparison, Run, check_batches, compare, reference_run, require_equal
 from .compiler import compile_program, find_compiler, run_program
 from .layers import BinaryLayer
 from .lowering import lower
@@ -36,8 +35,8 @@ Where a value lies between two of 8 bits, rounding decides, and one step of an a
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """What a C program takes: bytes of its constant tables, and of the buffer that it is given."""
+class Memory:
+    """What a C program takes when it runs: bytes of its constant tables, and of the buffer that it is given."""
 
     table_bytes: int
     buffer_bytes: int
@@ -85,10 +84,10 @@ def table_bytes(graph: Graph, *, activations: str = "float", example: Tensor | N
     return lower(graph, quanta=calibrated(graph, example) if activations == "int8" else {}).table_bytes
 
 
-def read_sizes(path: Path) -> Sizes:
-    """Return the sizes that ``ticket.h`` in the folder ``path`` states."""
+def read_memory(path: Path) -> Memory:
+    """Return the memory that ``ticket.h`` in the folder ``path`` states."""
     found = dict(re.findall(r"^#define TICKET_(\w+) (\d+)$", (path / "ticket.h").read_text("utf-8"), re.MULTILINE))
-    return Sizes(int(found["TABLE_BYTES"]), int(found["BUFFER_BYTES"]))
+    return Memory(int(found["TABLE_BYTES"]), int(found["BUFFER_BYTES"]))
 
 
 def _verified(source: Source, graph: Graph, quanta: Mapping[str, float], found: Run) -> Comparison:
@@ -97,12 +96,7 @@ def _verified(source: Source, graph: Graph, quanta: Mapping[str, float], found: 
     if example is None:
         example = torch.randn(2, *graph.input_shape, generator=torch.Generator().manual_seed(1))
     binary = any(isinstance(node.operation, Sign) for node in graph.nodes)
-    network = copy.deepcopy(source.reference).to(torch.float64 if binary else torch.float32)
-    dtype = torch.float64 if binary else torch.float32
-
-    def reference(batch: Tensor) -> list[Tensor]:
-        return run_torch(network, batch.to(dtype))
-
+    reference = reference_run(source.reference, binary_activations=binary)
     batches = check_batches(example.float())
     if not quanta:
         comparison = compare(reference, found, batches)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...errors import ConfigError, ExportError
 from ..source import Source
 from ..text import core_reason, quiet, shape_text
-from ..verify import Comparison, Run, check_batches, compare, require_equal, run_torch
+from ..verify import Comparison, Run, check_batches, compare, reference_run, require_equal
 from .model import build
 
 MODULES = ("openvino",)
@@ -45,20 +44,10 @@ def write(source: Source, path: Path, *, batch: int = 1) -> Comparison:
     except RuntimeError as error:
         raise ExportError(f"OpenVINO cannot express this network: {core_reason(error)}") from error
     binary_activations = bool(source.ticket.binary.activations)
-    reference = _in_torch(source.reference, torch.float64 if binary_activations else torch.float32)
+    reference = reference_run(source.reference, binary_activations=binary_activations)
     comparison = compare(reference, _runtime(path), check_batches(example))
     require_equal(comparison, binary_activations=binary_activations)
     return comparison
-
-
-def _in_torch(network: nn.Module, dtype: torch.dtype) -> Run:
-    """Return a run of a network in another dtype.
-
-    Sums of ± one gain are exact in float64. In float32 they are not, and a sum that is 0 gets the sign of a rounding
-    error, while a binary layer of the file counts.
-    """
-    network = copy.deepcopy(network).to(dtype)
-    return lambda batch: run_torch(network, batch.to(dtype))
 
 
 def _runtime(path: Path) -> Run:
