@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from strongticket import Ticket, search
-from strongticket.search import EpochDone, Event, SearchResult
+from strongticket.search import EpochDone, Event, Processes, SearchResult
 from strongticket.search.checkpoint import has_checkpoint
 
 from . import console
@@ -30,11 +31,13 @@ def find_ticket(
     resume: bool,
     on_event: Callable[[Event], None],
     quiet: bool = False,
+    processes: Processes | None = None,
 ) -> tuple[Ticket, SearchResult]:
     """Search an attached ``model`` in the folder of a run that is held; return its ticket and how it was found.
 
     The folder gets the metrics of every epoch and the tickets. The test split is not read. ``on_event`` hears what
-    ``strongticket.search`` tells, after it was written down. Says where the run lies, unless ``quiet``.
+    ``strongticket.search`` tells, after it was written down. Says where the run lies, unless ``quiet``. The other
+    ``processes``, if there are any, have to ``assist``.
     """
     _note_images(parts, run, resume)
     with Record(run, parts.config, omissions) as record:
@@ -42,6 +45,7 @@ def find_ticket(
             console.note(f"run: {run.path}")
 
         def listen(event: Event) -> None:
+            _share_omissions(event, parts, processes)
             record(event)
             on_event(event)
 
@@ -62,6 +66,26 @@ def find_ticket(
     )
     save_tickets(run, ticket, last, coder=parts.config.coder)
     return ticket, result
+
+
+def assist(parts: Assembly, model: nn.Module, processes: Processes, *, checkpoint: Path, resume: bool) -> None:
+    """Take part in the search of the first process, as one of the others; nothing is written or said."""
+    search(
+        model,
+        parts.train(),
+        parts.config.search_config,
+        validation=parts.validation(),
+        on_event=lambda event: _share_omissions(event, parts, processes),
+        checkpoint=checkpoint,
+        resume=resume,
+    )
+
+
+def _share_omissions(event: Event, parts: Assembly, processes: Processes | None) -> None:
+    """After an epoch, let every process know of the images that any of them left out."""
+    if processes is not None and parts.config.skip_bad_images and isinstance(event, EpochDone):
+        for skipped in processes.gathered(dict(parts.data.skipped)):
+            parts.data.note_skipped(skipped)
 
 
 class Record:

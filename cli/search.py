@@ -11,13 +11,24 @@ import rich_click as click
 
 from strongticket import evaluate
 from strongticket.errors import ConfigError
-from strongticket.search import EpochDone, Event, Resumed, SearchResult, StepDone, seeded
+from strongticket.search import (
+    EpochDone,
+    Event,
+    Processes,
+    Resumed,
+    SearchResult,
+    StepDone,
+    refuse_uneven,
+    seeded,
+    together,
+)
 from strongticket.ticket import check_coder
 
 from . import console
-from .assembly import Assembly, assemble
+from .assembly import Assembly
 from .config import RunConfig, load_config
 from .finding import find_ticket
+from .followers import all_do, assembled, follow, speaking, tell
 from .omissions import Omissions
 from .options import config_options
 from .profile import profile_run
@@ -52,13 +63,19 @@ def command(
             raise click.UsageError("--profile takes steps of a new search; give it without --resume")
         profile_run(load_config(config, flags), as_json=as_json)
         return
-    with ExitStack() as stack:
-        options, run = _resumed(config, flags, stack) if resume else _new(config, flags)
+    with together() as processes, speaking(processes), ExitStack() as stack:
+        if processes is not None and processes.rank:
+            follow(processes)
+            return
+        open_run = partial(_resumed if resume else _new, config, flags, stack, processes)
+        options, run = all_do(processes, open_run)
+        tell(processes, options, run, resume=resume)
         with console.ProgressLine("reading images") as bar:
-            parts = assemble(options, on_progress=bar.update)
-        with explained(run), nullcontext() if resume else run.begun(options):
-            result, report = _found_and_measured(parts, run, resume)
-            run.remove_checkpoint()
+            parts = assembled(options, processes, on_progress=bar.update)
+        stack.enter_context(explained(run))
+        all_do(processes, lambda: stack.enter_context(nullcontext() if resume else run.begun(options)))
+        result, report = _found_and_measured(parts, run, processes, resume=resume)
+        run.remove_checkpoint()
     if as_json:
         console.print_json(report)
         return
@@ -68,8 +85,12 @@ def command(
     console.print_line(f"ticket: {run.ticket}")
 
 
-def _new(config: str | None, flags: dict[str, Any]) -> tuple[RunConfig, RunFolder]:
+def _new(
+    config: str | None, flags: dict[str, Any], stack: ExitStack, processes: Processes | None
+) -> tuple[RunConfig, RunFolder]:
+    """Return the options of a run that begins, and its folder, which is free."""
     options = load_config(config, flags)
+    _check_division(options, processes)
     check_tracker(options.track)
     check_coder(options.coder)
     run = RunFolder(options.out) if options.out else default_folder(options)
@@ -77,7 +98,14 @@ def _new(config: str | None, flags: dict[str, Any]) -> tuple[RunConfig, RunFolde
     return options, run
 
 
-def _resumed(config: str | None, flags: dict[str, Any], stack: ExitStack) -> tuple[RunConfig, RunFolder]:
+def _check_division(options: RunConfig, processes: Processes | None) -> None:
+    if processes is not None:
+        refuse_uneven(options.batch_size, processes.count)
+
+
+def _resumed(
+    config: str | None, flags: dict[str, Any], stack: ExitStack, processes: Processes | None
+) -> tuple[RunConfig, RunFolder]:
     """Return the options of a run and its folder, which is held until the stack is closed."""
     out = flags.get("out") or (load_config(config).out if config else None)
     if out is None:
@@ -86,18 +114,23 @@ def _resumed(config: str | None, flags: dict[str, Any], stack: ExitStack) -> tup
     run.check_begun()
     stack.enter_context(run.held())
     options = run.options_to_resume(config, flags)
+    _check_division(options, processes)
     check_coder(options.coder)
     return options, run
 
 
-def _found_and_measured(parts: Assembly, run: RunFolder, resume: bool) -> tuple[SearchResult, dict[str, Any]]:
+def _found_and_measured(
+    parts: Assembly, run: RunFolder, processes: Processes | None, *, resume: bool
+) -> tuple[SearchResult, dict[str, Any]]:
     omissions = Omissions(parts.data, run)
     omissions.tell()
     with seeded(parts.config.seed):  # a network's own initialisation and dropout draw from global generators
         model = parts.attached_model()
         with console.ProgressLine("searching") as bar:
             show = partial(_show, bar, parts.config)
-            ticket, result = find_ticket(parts, model, run, omissions, resume=resume, on_event=show)
+            ticket, result = find_ticket(
+                parts, model, run, omissions, resume=resume, on_event=show, processes=processes
+            )
     with console.ProgressLine("evaluating") as bar:
         report = evaluate(
             ticket,

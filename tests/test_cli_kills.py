@@ -189,7 +189,7 @@ def test_deterministic_arithmetic_changes_nothing_on_a_cpu(short: dict[str, byte
 def test_stopped_while_images_are_read_it_leaves_nothing(
     number: int, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(command, "assemble", lambda *given, **options: signal.raise_signal(number))
+    monkeypatch.setattr(command, "assembled", lambda *given, **options: signal.raise_signal(number))
     assert main(["search", *SHORT, "--out", str(tmp_path / "run")]) == code
     assert capsys.readouterr().err.splitlines()[-1] == "error: stopped"
     assert list(tmp_path.iterdir()) == []

@@ -72,6 +72,23 @@ def check_augment(augment: str) -> None:
         raise ConfigError(f"augment is {augment!r}; it must be one of {', '.join(AUGMENTS)}")
 
 
+@dataclass(frozen=True)
+class Part:
+    """The part of every batch that one of several processes has: number ``rank`` of ``count``, in their order."""
+
+    rank: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse a part that there is not."""
+        if not 0 <= self.rank < self.count:
+            raise ConfigError(f"part {self.rank} of {self.count} was asked for; parts count from 0")
+
+    def of(self, examples: int) -> slice:
+        """Return which of a batch's examples it has; as many as any other, if the batch can be divided."""
+        return slice(examples * self.rank // self.count, examples * (self.rank + 1) // self.count)
+
+
 class Normaliser:
     """uint8 images ``(b, c, h, w)`` to float32: ``(image / 255 - mean) / std`` of each channel.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 
 import numpy as np
 import torch
@@ -16,6 +17,40 @@ from ..errors import DataError
 _FILES_A_TASK = 32
 
 
+class Member(str):
+    """The name of a file inside of a shard, an uncompressed tar archive, and where its bytes lie there."""
+
+    __slots__ = ("offset", "shard", "size")
+
+    shard: str
+    offset: int
+    size: int
+
+    def __new__(cls, name: str, shard: str, offset: int, size: int) -> Member:
+        """Return the name with its place: bytes `offset` to `offset` + `size` of the file `shard`."""
+        self = super().__new__(cls, name)
+        self.shard, self.offset, self.size = shard, offset, size
+        return self
+
+    def __getnewargs__(self) -> tuple[str, str, int, int]:  # type: ignore[override]
+        """Return what a worker process makes it from."""
+        return str(self), self.shard, self.offset, self.size
+
+    def read(self) -> bytes:
+        """Return the bytes; DataError if they are no longer there."""
+        with open(self.shard, "rb") as file:
+            file.seek(self.offset)
+            data = file.read(self.size)
+        if len(data) != self.size:
+            raise DataError(f"cannot read {self}: the shard ends before it; it has changed since it was listed")
+        return data
+
+
+def opened(path: str) -> str | BytesIO:
+    """Return what Pillow opens: a path, or the bytes of a member of a shard."""
+    return BytesIO(path.read()) if isinstance(path, Member) else path
+
+
 def open_image(path: str) -> Image.Image:
     """Read an image file: mode ``L`` if it is grey, ``RGB`` otherwise; transparency is dropped.
 
@@ -25,7 +60,7 @@ def open_image(path: str) -> Image.Image:
         If the file cannot be read, is no image, is damaged, or has more than 8 bits a channel.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(opened(path)) as image:
             if image.mode[0] in "IF":
                 raise DataError(
                     f"the image {path} has more than 8 bits a channel (mode {image.mode}); convert it to 8 bits"

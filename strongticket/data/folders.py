@@ -32,7 +32,7 @@ class Listing:
     labels: NDArray[np.int64]
 
 
-_Parts = tuple[Listing, Listing, Listing]
+Parts = tuple[Listing, Listing, Listing]
 
 
 def load_image_folder(
@@ -63,12 +63,35 @@ def load_image_folder(
     if image_size is not None and image_size < 1:
         raise ConfigError(f"image size is {image_size}; it must be at least 1 pixel")
     train, test = _list_both(root)
-    count = len(train.files) + len(test.files)
+    held = hold_out(train.labels, validation, seed=seed, name="validation")
+    parts = (part_of(train, ~held), part_of(train, held), test)
+    return load_listed(
+        parts,
+        root=root,
+        name=name,
+        image_size=image_size,
+        memory_limit=memory_limit,
+        skip_bad_images=skip_bad_images,
+        on_progress=on_progress,
+    )
+
+
+def load_listed(
+    parts: Parts,
+    *,
+    root: Path,
+    name: str,
+    image_size: int | None,
+    memory_limit: int,
+    skip_bad_images: bool,
+    on_progress: Callable[[int, int], None] | None,
+) -> ImageData:
+    """Read the images of the training, the validation and the test part, which lie under `root`; see above."""
+    train = parts[0]
+    count = sum(len(part.files) for part in parts)
     skipped: dict[str, str] | None = {} if skip_bad_images else None
     height, width = first_size(train.files, skipped) if image_size is None else (image_size, image_size)
     size = count * height * width * 3
-    held = hold_out(train.labels, validation, seed=seed, name="validation")
-    parts = (_part(train, ~held), _part(train, held), test)
     if size <= memory_limit:
         files = [path for part in parts for path in part.files]
         images = decode(files, image_size=image_size, skipped=skipped, on_progress=on_progress)
@@ -119,17 +142,17 @@ def _list_both(root: Path) -> tuple[Listing, Listing]:
     return train, test
 
 
-def _part(listing: Listing, chosen: NDArray[np.bool_]) -> Listing:
+def part_of(listing: Listing, chosen: NDArray[np.bool_]) -> Listing:
     """Return a listing of the chosen images only."""
     files = tuple(path for path, is_chosen in zip(listing.files, chosen, strict=True) if is_chosen)
     return Listing(listing.classes, files, listing.labels[chosen])
 
 
-def _readable(train: Listing, validation: Listing, test: Listing, skipped: Mapping[str, str]) -> _Parts:
+def _readable(train: Listing, validation: Listing, test: Listing, skipped: Mapping[str, str]) -> Parts:
     """Return what is left of each part without the images in `skipped`; DataError if that is too little."""
     parts = {"training": train, "validation": validation, "test": test}
     left = {
-        name: _part(part, np.array([path not in skipped for path in part.files], dtype=np.bool_))
+        name: part_of(part, np.array([path not in skipped for path in part.files], dtype=np.bool_))
         for name, part in parts.items()
     }
     reason = next(iter(skipped.values()))

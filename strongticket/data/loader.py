@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 
 import torch
 
 from ..errors import ConfigError
-from .batching import Augment, BatchOrder, Normaliser, check_augment, generator_for
+from .batching import Augment, BatchOrder, Normaliser, Part, check_augment, generator_for
 from .splits import Split
 
 
@@ -73,6 +74,7 @@ class BatchLoader:
         self._normalise = Normaliser(mean, std, device=self.device)
         self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self._augment = augment
+        self._part = Part()
         self._padding = crop_padding if augment == "crop-flip" else 0
         self._images = split.images.to(self.device).contiguous()
         self._labels = split.labels.to(self.device)
@@ -80,6 +82,17 @@ class BatchLoader:
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
         return len(self._order)
+
+    @property
+    def batch_size(self) -> int:
+        """Images in a batch, the parts of all processes together."""
+        return self._order.batch_size
+
+    def share(self, rank: int, count: int) -> BatchLoader:
+        """Return a loader of one process of `count`: its part of the same batches, each image augmented as in them."""
+        shared = copy.copy(self)
+        shared._part = Part(rank, count)
+        return shared
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, from 0, that the next iteration gives."""
@@ -93,28 +106,34 @@ class BatchLoader:
         """Yield the same batches from batch `start` of the epoch on; those before it are not computed."""
         epoch = self.epoch
         for batch, positions in self._order.batches(epoch, start=start):
-            chosen = self._sent(positions)
+            part = self._part.of(len(positions))
+            chosen = self._sent(positions[part])
             images = self._images.index_select(0, chosen)
             if self._augment == "none":
                 inputs = self._normalise(images)
             else:
-                inputs = self._augmented(images, generator_for(self._order.seed, f"batch/{epoch}/{batch}"))
+                drawn = self._drawn(len(positions), generator_for(self._order.seed, f"batch/{epoch}/{batch}"))
+                inputs = self._augmented(images, drawn[:, part].contiguous())
             # Last, since each step before it takes several times as long on channels-last tensors of few channels.
             yield inputs.contiguous(memory_format=self._memory_format), self._labels.index_select(0, chosen)
 
-    def _augmented(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Draw a shift and a flip for every image, move the bytes, then normalise once."""
-        count, channels, height, width = images.shape
+    def _drawn(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        """Draw a shift down, a shift to the right and a flip for every image of a batch: ``(3, count)``."""
         drawn = torch.empty(3, count, dtype=torch.int64)
         drawn[:2].random_(-self._padding, self._padding + 1, generator=generator)
         drawn[2].random_(0, 2, generator=generator)
+        return drawn
+
+    def _augmented(self, images: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+        """Shift and flip every image as it was drawn: move the bytes, then normalise once."""
+        _, channels, height, width = images.shape
         down, right, flip = self._sent(drawn).unsqueeze(2)
         rows = torch.arange(height, device=self.device) + down
         columns = torch.arange(width, device=self.device) + right
         columns = torch.where(flip.bool(), columns.flip(1), columns)
         # A pixel from outside is read at the edge first, since no byte value is exactly 0 after normalisation.
         source = rows.clamp(0, height - 1).unsqueeze(2) * width + columns.clamp(0, width - 1).unsqueeze(1)
-        moved = images.flatten(2).gather(2, source.view(count, 1, -1).expand(-1, channels, -1))
+        moved = images.flatten(2).gather(2, source.flatten(1).unsqueeze(1).expand(-1, channels, -1))
         inputs = self._normalise(moved.view_as(images))
         if self._padding:
             inside = _within(rows, height).unsqueeze(2) & _within(columns, width).unsqueeze(1)

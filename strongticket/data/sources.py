@@ -12,6 +12,7 @@ import torch
 from ..errors import ConfigError, DataError
 from .downloads import DOWNLOADED, load_downloaded
 from .folders import MEMORY_LIMIT, load_image_folder
+from .shards import SHARDS, load_shards
 from .splits import ImageData, Split, assemble, hold_out
 
 FOLDER = "imagefolder:"
@@ -26,6 +27,7 @@ def available() -> dict[str, str]:
         **{name: known.description for name, known in DOWNLOADED.items()},
         "imagenet": "DATA_DIR/imagenet with train/ and val/, read from disk at 224x224",
         "imagefolder:DIR": "your own images: train/CLASS/ and test/CLASS/ (or val/CLASS/) in DIR",
+        "webdataset:DIR": "your own images in tar shards: train*.tar and test*.tar (or val*.tar) in DIR",
     }
 
 
@@ -48,8 +50,9 @@ def load(
     Parameters
     ----------
     name
-        ``digits``, ``mnist``, ``fashion-mnist``, ``cifar10``, ``cifar100``, ``svhn``, ``imagenet`` or
-        ``imagefolder:DIR``. If DIR has both ``test/`` and ``val/``, then ``test/`` is used.
+        ``digits``, ``mnist``, ``fashion-mnist``, ``cifar10``, ``cifar100``, ``svhn``, ``imagenet``,
+        ``imagefolder:DIR`` or ``webdataset:DIR``. If an image folder has both ``test/`` and ``val/``, then ``test/`` is
+        used; for shards see `load_shards`.
     data_dir
         Where the files of downloaded sets and ``imagenet/`` lie.
     download
@@ -59,7 +62,7 @@ def load(
     seed
         From 0 to 2**64 - 1.
     image_size
-        Only for image folders: height and width in pixels that each image is given.
+        Only for image folders and shards: height and width in pixels that each image is given.
     memory_limit
         An image folder of more bytes than this (three a pixel) is not decoded into memory but read from disk in
         training; `make_loader` takes either.
@@ -93,6 +96,16 @@ def load(
             seed=seed,
             image_size=IMAGENET_SIZE if name == "imagenet" and image_size is None else image_size,
             memory_limit=0 if name == "imagenet" else memory_limit,
+            skip_bad_images=skip_bad_images,
+            on_progress=on_progress,
+        )
+    if name.startswith(SHARDS):
+        return load_shards(
+            name,
+            validation=validation,
+            seed=seed,
+            image_size=image_size,
+            memory_limit=memory_limit,
             skip_bad_images=skip_bad_images,
             on_progress=on_progress,
         )

@@ -116,6 +116,11 @@ class ImageData:
         """``(channels, height, width)`` of one image."""
         return self.train.input_shape
 
+    def note_skipped(self, skipped: Mapping[str, str]) -> None:
+        """Add images that another process left out, {path: reason}."""
+        if isinstance(self.skipped, dict):
+            self.skipped.update(skipped)
+
 
 def hold_out(labels: NDArray[np.int64], fraction: float, *, seed: int, name: str) -> NDArray[np.bool_]:
     """Choose a part of every class, as a pure function of labels, fraction, seed and name.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import ConfigError, DataError
-from .batching import Augment, BatchOrder, Normaliser, check_augment, seed_for
+from .batching import Augment, BatchOrder, Normaliser, Part, check_augment, seed_for
 from .decoding import open_image
 from .loader import BatchLoader
 from .splits import FileSplit, Split
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _MOST_WORKERS = 8
-_Key = tuple[list[int], int]  # positions of the images of a batch, and the seed of its augmentation
+# Positions of the images of a batch, or of a part of it, the seed of the batch, and the first one's place in it.
+_Key = tuple[list[int], int, int]
 _Batch = tuple[torch.Tensor, torch.Tensor]
 _Read = tuple[torch.Tensor, torch.Tensor, dict[str, str]]  # images, labels, and what could not be read
 
@@ -29,7 +31,8 @@ _Read = tuple[torch.Tensor, torch.Tensor, dict[str, str]]  # images, labels, and
 class StreamLoader:
     """Iterate over one epoch of normalised batches that worker processes decode; otherwise like `BatchLoader`.
 
-    The order and every crop and flip are a pure function of (seed, epoch, batch index), whatever the number of workers.
+    The order, and the crop and flip of every image, are a pure function of (seed, epoch, batch index, place in the
+    batch), whatever the number of workers and of processes that share the batches.
     Where the split lets images be skipped, one that cannot be read is missing from its batch.
 
     Parameters
@@ -76,11 +79,26 @@ class StreamLoader:
         self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self._reader = _Reader(split, augment)
         self._skipped = split.skipped
+        self._part = Part()
         self._workers = min(_processors(), _MOST_WORKERS) if workers is None else workers
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
         return len(self._order)
+
+    @property
+    def batch_size(self) -> int:
+        """Images in a batch, the parts of all processes together."""
+        return self._order.batch_size
+
+    def share(self, rank: int, count: int) -> StreamLoader:
+        """Return a loader of one process of `count`: its part of the same batches; no other image is read.
+
+        A part of a batch may be empty.
+        """
+        shared = copy.copy(self)
+        shared._part = Part(rank, count)
+        return shared
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, from 0, that the next iteration gives."""
@@ -100,8 +118,9 @@ class StreamLoader:
         """
         seed, epoch = self._order.seed, self.epoch
         keys: Iterator[_Key] = (
-            (positions.tolist(), seed_for(seed, f"batch/{epoch}/{batch}"))
+            (positions[part].tolist(), seed_for(seed, f"batch/{epoch}/{batch}"), part.start)
             for batch, positions in self._order.batches(epoch, start=start)
+            for part in [self._part.of(len(positions))]
         )
         reader: DataLoader[Any] = DataLoader(
             self._reader,
@@ -118,7 +137,7 @@ class StreamLoader:
                 raise batch
             images, labels, skipped = batch
             self._note(skipped)
-            if not len(labels):  # the smaller batch at the end of the epoch
+            if not len(labels) and self._part.count == 1:  # the smaller batch at the end of the epoch
                 continue
             inputs = self._normalise(images.to(self.device, non_blocking=True))
             yield (
@@ -128,7 +147,7 @@ class StreamLoader:
 
     def _note(self, skipped: dict[str, str]) -> None:
         """Add to what was skipped before; if it is a whole batch, something else than single images is wrong."""
-        if len(skipped) == self._order.batch_size:
+        if len(skipped) * self._part.count == self._order.batch_size:
             raise DataError(f"none of the {len(skipped)} images of a batch can be read; {next(iter(skipped.values()))}")
         if self._skipped is not None:
             self._skipped.update(skipped)
@@ -179,11 +198,12 @@ class _Reader(Dataset[Any]):
         self._transform = _transform(augment, split.image_size)
 
     def __getitem__(self, key: _Key) -> _Read | DataError:
-        positions, seed = key
+        positions, seed, first = key
         size, skipped = self._split.image_size, dict[str, str]()
         images, read = torch.empty(len(positions), 3, size, size, dtype=torch.uint8), list[int]()
-        with _own_randomness(seed):
-            for position in positions:
+        with _own_randomness() as begin:
+            for place, position in enumerate(positions, start=first):
+                begin(seed_for(seed, str(place)))
                 path = self._split.files[position]
                 try:
                     images[len(read)] = self._transform(open_image(path).convert("RGB"))
@@ -211,12 +231,11 @@ def _transform(augment: Augment, size: int) -> Callable[[Any], torch.Tensor]:
 
 
 @contextmanager
-def _own_randomness(seed: int) -> Iterator[None]:
-    """Let torchvision's transforms, which know only torch's global generator, draw from a seed, and put it back."""
+def _own_randomness() -> Iterator[Callable[[int], object]]:
+    """Let torchvision's transforms, which know only torch's global generator, draw from given seeds; put it back."""
     state = torch.default_generator.get_state()
-    torch.default_generator.manual_seed(seed)
     try:
-        yield
+        yield torch.default_generator.manual_seed
     finally:
         torch.default_generator.set_state(state)
 

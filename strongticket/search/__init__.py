@@ -4,6 +4,7 @@ from .config import SearchConfig
 from .events import EpochDone, Event, Resumed, StepDone
 from .hardware import Placement, choose_device, place
 from .loop import Batches
+from .processes import LostProcessError, Processes, refuse_uneven, together
 from .profile import Profile, profile
 from .search import SearchResult, search, train_dense
 from .seeding import seeded
@@ -12,7 +13,9 @@ __all__ = [
     "Batches",
     "EpochDone",
     "Event",
+    "LostProcessError",
     "Placement",
+    "Processes",
     "Profile",
     "Resumed",
     "SearchConfig",
@@ -21,7 +24,9 @@ __all__ = [
     "choose_device",
     "place",
     "profile",
+    "refuse_uneven",
     "search",
     "seeded",
+    "together",
     "train_dense",
 ]

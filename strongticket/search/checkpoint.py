@@ -16,9 +16,11 @@ from torch import Tensor
 
 from ..errors import SearchError
 from ..files import remove_halves, write_beside
+from ..masks import weights_digest
 from ..weights import digest
 from .config import SearchConfig
 from .loop import Loop
+from .processes import Processes, refuse_differing
 from .state import Best, State, capture, restore
 
 _VERSION = 2
@@ -69,7 +71,7 @@ class Checkpoints:
         began = self._clock()
         numbers = [_number(file) for file in _files(self.folder)]
         path = self.folder / f"search-{max(numbers, default=0) + 1:06d}.safetensors"
-        write_beside(path, _to_bytes(capture(loop, best)))
+        write_beside(path, to_bytes(capture(loop, best)))
         self._good = [*self._good, path][-_KEPT:]
         for file in _files(self.folder):
             if file not in self._good:
@@ -107,13 +109,36 @@ class Checkpoints:
         raise SearchError(f"there is no checkpoint to resume in {self.folder}")
 
 
+def as_the_first(loop: Loop, processes: Processes, begin: Callable[[], Best]) -> Best:
+    """Let all processes go on from where ``begin`` puts that of process 0; return the best ticket so far.
+
+    Only process 0 has to reach the checkpoint. Raises SearchError, in all of them, if it cannot begin, or if another
+    one was told to do another search.
+    """
+    best = processes.agreed(begin if processes.rank == 0 else Best)
+    data = to_bytes(capture(loop, best)) if processes.rank == 0 else b""
+    data = processes.told(data)
+
+    def follow() -> Best:
+        if processes.rank == 0:
+            return best
+        try:
+            return restore(loop, from_bytes(data, Path("process 0")))
+        except SearchError as error:
+            raise SearchError(f"what process 0 searches {error}") from None
+
+    best = processes.agreed(follow)
+    refuse_differing(processes, weights_digest(loop.model), "the random weights")
+    return best
+
+
 def has_checkpoint(folder: Path) -> bool:
     """Say whether ``folder`` holds a checkpoint, in whatever condition."""
     return bool(_files(folder))
 
 
 class _DamagedError(Exception):
-    """A file is not as it was written."""
+    """A checkpoint is not as it was written."""
 
 
 def _files(folder: Path) -> list[Path]:
@@ -130,23 +155,21 @@ def _number(file: Path) -> int:
     return int(found[1] or 0) if found else 0
 
 
-def _to_bytes(state: State) -> bytes:
+def to_bytes(state: State) -> bytes:
+    """Return a state as its file holds it."""
     values = json.dumps({"version": _VERSION, **state.values})
     return save(state.tensors, {"search": values, "sha256": _checksum(state.tensors, values)})
 
 
-def _read(path: Path) -> State:
-    """Return the state in a file; SearchError if it is of another version, _DamagedError if it is damaged."""
+def from_bytes(data: bytes, path: Path) -> State:
+    """Return the state in the bytes of a file; SearchError if it is of another version, _DamagedError if damaged."""
     try:
-        data = path.read_bytes()
         tensors = load(data)
         size = int.from_bytes(data[:8], "little")
         metadata = json.loads(data[8 : 8 + size])["__metadata__"]
         values = json.loads(metadata["search"])
         version = values["version"]
         is_whole = metadata.get("sha256") == _checksum(tensors, metadata["search"])
-    except OSError as error:
-        raise _DamagedError(error.strerror) from None
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError, RuntimeError) as error:
         raise _DamagedError(" ".join(str(error).split())) from None
     if not is_whole and version != _UNCHECKED_VERSION:
@@ -157,6 +180,14 @@ def _read(path: Path) -> State:
             "began the search, or start again"
         )
     return State(tensors, values)
+
+
+def _read(path: Path) -> State:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise _DamagedError(error.strerror) from None
+    return from_bytes(data, path)
 
 
 def _checksum(tensors: Mapping[str, Tensor], values: str) -> str:

@@ -15,6 +15,7 @@ from torch.nn.modules.conv import _ConvNd
 from ..errors import ConfigError
 from .compilation import is_to_be_compiled
 from .config import SearchConfig
+from .processes import are_several, local_rank
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,21 @@ def place(model: nn.Module, config: SearchConfig, *, steps: int | None = None) -
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device called "auto", "cpu" or "cuda"; ConfigError for CUDA where there is none."""
+    """Return the device called "auto", "cpu" or "cuda"; ConfigError for CUDA where there is none.
+
+    Of several processes that search together each gets a GPU of its own.
+    """
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device 'cuda' was asked for, but torch sees no CUDA device here; use 'cpu' or 'auto'")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and are_several():
+        if local_rank() >= torch.cuda.device_count():
+            raise ConfigError(
+                f"process {local_rank()} here has no GPU of its own, torch sees {torch.cuda.device_count()}; "
+                "start no more processes than there are GPUs, or use device 'cpu'"
+            )
+        return torch.device("cuda", local_rank())
     return torch.device(name)
 
 

@@ -21,9 +21,11 @@ from .compilation import Forward
 from .config import SearchConfig
 from .determinism import deterministic
 from .events import EpochDone, Event, StepDone
+from .gradients import MeanGradients
 from .hardware import Placement
 from .optimizer import learning_rate_factor, make_optimizer
 from .randomness import random_state, set_random_state
+from .shares import Share, Team, shares_of
 from .stopwatch import Stopwatch
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -52,7 +54,8 @@ class Loop:
 
     ``after_step`` is called with the progress in epochs after every optimizer step and returns the
     density it left behind; validation runs inside ``while_validating``. At every step boundary
-    ``should_pause`` is asked whether the state is wanted, and ``should_stop`` whether to end.
+    ``should_pause`` is asked whether the state is wanted, and ``should_stop`` whether to end. With a
+    ``team`` this process does its share of every batch, and all figures are those of all processes.
     """
 
     def __init__(
@@ -70,13 +73,21 @@ class Loop:
         should_stop: Callable[[], bool] | None = None,
         should_pause: Callable[[], bool] | None = None,
         stopwatch: Stopwatch | None = None,
+        team: Team | None = None,
     ) -> None:
-        self.model, self.train, self.config, self.validation = model, train, config, validation
+        self.model, self.config, self.team = model, config, team
         self.placement = placement
+        self.train: Any = train
+        self.validation, self._cuts_train, self._cuts_validation = validation, False, False
+        if team is not None:
+            self.train, self._cuts_train = team.taken(train)
+            if validation is not None:
+                self.validation, self._cuts_validation = team.taken(validation)
         self.loss: Loss = loss or _cross_entropy(config.label_smoothing)
-        self.optimizer = make_optimizer([p for p in model.parameters() if p.requires_grad], config)
-        self.position = Position(steps_in_epoch=len(train) if isinstance(train, Sized) else None)
-        self.random_at_epoch_start = random_state(train, placement.device)
+        learned = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = make_optimizer(learned, config)
+        self.position = Position(steps_in_epoch=len(self.train) if isinstance(self.train, Sized) else None)
+        self.random_at_epoch_start = random_state(self.train, placement.device)
         self._images_per_second = 0.0
         self._after_step = after_step or (lambda progress: 1.0)
         self._while_validating = while_validating
@@ -84,7 +95,11 @@ class Loop:
         self._should_stop = should_stop or (lambda: False)
         self._should_pause = should_pause or (lambda: False)
         self._stopwatch = stopwatch
-        self.forward = Forward(model, compiled=placement.compiled, must_compile=config.compile == "on")
+        must_compile = config.compile == "on"
+        # Batch norm that waits for other processes ends what can be compiled, which "auto" need not find out.
+        compiled = placement.compiled and (team is None or must_compile)
+        self.forward = Forward(model, compiled=compiled, must_compile=must_compile)
+        self._gradients = None if team is None else MeanGradients(learned, team.processes)
 
     def epochs(self) -> Iterator[EpochDone | None]:
         """Run to the end, yielding after each epoch, and None where the state is wanted within one.
@@ -106,6 +121,11 @@ class Loop:
             self._on_event(event)
             yield event
 
+    def end(self) -> None:
+        """Leave the parameters to themselves."""
+        if self._gradients is not None:
+            self._gradients.end()
+
     def _epoch(self, epoch: int) -> Iterator[None]:
         """Do what is left of an epoch, pausing where the state is wanted."""
         position, on_cpu = self.position, self.placement.device.type == "cpu"
@@ -121,26 +141,28 @@ class Loop:
             position.loss_sum, position.correct = float(loss_sum), int(correct)
             refuse_divergence(position.loss_sum, epoch, int(sound) + 1)
 
-        batches = self._batches(epoch)
-        while (batch := self._next(batches, read_back)) is not None:
-            inputs, targets = batch
+        shares = shares_of(self._batches(epoch), self.team, cuts=self._cuts_train)
+        while (share := self._next(shares, read_back)) is not None:
             self._set_learning_rate(epoch)
             with deterministic(self.config.deterministic):
-                with self._phase("forward"), self.placement.autocast():
-                    outputs = self.forward(inputs)
-                    loss = self.loss(outputs, targets)
+                with self._phase("forward"), self.placement.autocast(), self._drawing(epoch):
+                    outputs = self.forward(share.inputs)
+                    loss = self.loss(outputs, share.targets)
+                batch_loss, batch_correct = self._figures(loss.detach(), outputs.detach(), share)
                 if on_cpu:  # elsewhere reading it would wait for the device
-                    refuse_divergence(float(loss.detach()), epoch, position.batches_done + 1)
+                    refuse_divergence(float(batch_loss), epoch, position.batches_done + 1)
                 with self._phase("backward"):
                     self.optimizer.zero_grad(set_to_none=True)
-                    torch.autograd.backward(loss)
+                    torch.autograd.backward(self._weighted(loss, share))
+                    if self._gradients is not None:
+                        self._gradients.finish()
                 with self._phase("optimizer"):
                     self.optimizer.step()
             position.batches_done += 1
-            position.seen += len(targets)
-            loss_sum += loss.detach() * len(targets)
+            position.seen += share.total
+            loss_sum += batch_loss * share.total
             sound += loss_sum.isfinite()  # once it is not, it stays so
-            correct += count_correct(outputs.detach(), targets)
+            correct += batch_correct
             with self._phase("masks"):
                 position.density = self._decide(epoch, read_back)
             self._on_event(StepDone(epoch, position.batches_done, position.steps_in_epoch))
@@ -161,20 +183,39 @@ class Loop:
             self._images_per_second = position.seen / max(position.seconds, 1e-9)
         position.steps_in_epoch = position.batches_done
 
-    def _next(
-        self, batches: Iterator[tuple[Tensor, Tensor]], read_back: Callable[[], None]
-    ) -> tuple[Tensor, Tensor] | None:
+    def _next(self, shares: Iterator[Share], read_back: Callable[[], None]) -> Share | None:
         """Return the next batch on the device, None after the last one; what was done before data fail is not lost."""
         try:
             with self._phase("data"):
-                batch = next(batches, None)
-                if batch is None:
+                share = next(shares, None)
+                if share is None:
                     return None
-                inputs, targets = batch
-                return self.placement.inputs(inputs), targets.to(self.placement.device, non_blocking=True)
+                inputs = self.placement.inputs(share.inputs)
+                targets = share.targets.to(self.placement.device, non_blocking=True)
+                return Share(inputs, targets, share.examples, share.total)
         except DataError:
             read_back()
             raise
+
+    def _drawing(self, epoch: int) -> AbstractContextManager[None]:
+        if self.team is None:
+            return nullcontext()
+        return self.team.drawing(self.placement.device, f"{epoch}/{self.position.batches_done}")
+
+    def _figures(self, loss: Tensor, outputs: Tensor, share: Share) -> tuple[Tensor, Tensor]:
+        """Return the mean loss of the whole batch, and how many of its examples are right; neither is read back."""
+        correct = count_correct(outputs, share.targets)
+        if self.team is None:
+            return loss, correct
+        own = torch.stack([loss.double() * (share.examples / share.total), correct.double() * (share.examples > 0)])
+        sums = self.team.processes.add(own)
+        return sums[0], sums[1].long()
+
+    def _weighted(self, loss: Tensor, share: Share) -> Tensor:
+        """Return the loss whose gradient's mean over all processes is that of the whole batch."""
+        if self.team is None or share.examples * self.team.processes.count == share.total:
+            return loss
+        return loss * (share.examples * self.team.processes.count / share.total)
 
     def _decide(self, epoch: int, read_back: Callable[[], None]) -> float:
         """Let the masks follow the scores; if they cannot be ranked, say where that was."""
@@ -190,7 +231,9 @@ class Loop:
         accuracy = loss = None
         if self.validation is not None:
             with self._while_validating(), deterministic(config.deterministic):
-                accuracy, loss = validate(self.model, self._until_stopped(self.validation), self.placement)
+                batches = self._until_stopped(self.validation)
+                shares = shares_of(batches, self.team, cuts=self._cuts_validation)
+                accuracy, loss = validate(self.model, shares, self.placement, team=self.team)
             if self._should_stop():
                 position.seconds = time.perf_counter() - started
                 return None
@@ -226,7 +269,7 @@ class Loop:
         if hasattr(self.train, "set_epoch"):
             self.train.set_epoch(epoch - 1)
         elif hasattr(getattr(self.train, "sampler", None), "set_epoch"):
-            self.train.sampler.set_epoch(epoch - 1)  # type: ignore[attr-defined]
+            self.train.sampler.set_epoch(epoch - 1)
         if hasattr(self.train, "batches"):
             yield from self.train.batches(start)
             return
@@ -264,18 +307,26 @@ def steps_of(train: Batches, config: SearchConfig) -> int | None:
 
 
 @torch.no_grad()
-def validate(model: nn.Module, batches: Batches, placement: Placement) -> tuple[float, float]:
-    """Return accuracy and mean cross-entropy of ``model`` in evaluation mode over ``batches``."""
+def validate(
+    model: nn.Module, batches: Batches | Iterable[Share], placement: Placement, *, team: Team | None = None
+) -> tuple[float, float]:
+    """Return accuracy and mean cross-entropy of ``model`` in evaluation mode over ``batches``, of a whole team."""
     model.eval()
     correct, loss, seen = 0, 0.0, 0
     with parametrize.cached():  # no mask changes, so each masked weight is computed once
-        for inputs, targets in batches:
+        for batch in batches:
+            inputs, targets = (batch.inputs, batch.targets) if isinstance(batch, Share) else batch
             with placement.autocast():
                 outputs = model(placement.inputs(inputs))
+            if isinstance(batch, Share) and not batch.examples:
+                continue
             targets = targets.to(placement.device)
             correct += int(count_correct(outputs, targets))
             loss += float(F.cross_entropy(outputs.float(), targets, reduction="sum"))
             seen += targets.numel()
+    if team is not None:
+        loss, *counts = team.processes.add(torch.tensor([loss, correct, seen], dtype=torch.float64)).tolist()
+        correct, seen = map(int, counts)
     if not seen:
         raise DataError("the validation data gave no batch; expected an iterable that can be read once an epoch")
     return correct / seen, loss / seen

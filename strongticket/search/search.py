@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,12 +15,16 @@ from torch import nn
 from ..errors import DataError, InterruptedRunError, ModelError, SearchError
 from ..masks import Edges, attachment_of, concluded, edges, fix, refresh, scheduled_density, weights_digest
 from ..ticket import Ticket, extract, store
-from .checkpoint import Checkpoints, has_checkpoint
+from ..weights import digest
+from .batch_norm import synchronised
+from .checkpoint import Checkpoints, as_the_first, has_checkpoint
 from .config import SearchConfig
 from .events import EpochDone, Event, Resumed
 from .hardware import Placement, place
 from .interruption import StopRequest, listening
 from .loop import Batches, Loop, Loss, steps_of
+from .processes import LostProcessError, Processes, joined, refuse_differing
+from .shares import Team
 from .state import Best
 
 
@@ -65,16 +69,47 @@ def search(
     and Python, and a DataLoader's own generator. If the newest checkpoint is damaged the one before is taken and
     ``Resumed`` says so, or a warning where nobody listens. Without a checkpoint there, the search begins.
 
-    Raises ModelError if the model is not attached, SearchError if the loss diverges or the checkpoint
-    does not fit, DataError if there are no batches, OSError if a checkpoint cannot be written.
+    Under a process group of torch with several processes, all of which have to call this, they search together
+    (docs/scale.md): ``train`` gives every process the batches of all, of which it takes its share, unless it is a
+    DataLoader with a DistributedSampler or has a method ``share(rank, count)`` that returns the loader of one process;
+    likewise ``validation``. ``loss`` is a mean over examples. Each process returns the same, and process 0 alone reads
+    and writes checkpoints.
+
+    Raises ModelError if the model is not attached, SearchError if the loss diverges, the checkpoint
+    does not fit or a process is lost, DataError if there are no batches, OSError if a checkpoint cannot be written.
     """
-    config = config or SearchConfig()
+    with joined() as processes, nullcontext() if processes is None else processes.watched():
+        return _search(
+            model,
+            train,
+            config or SearchConfig(),
+            processes,
+            validation=validation,
+            on_event=on_event,
+            loss=loss,
+            folder=None if checkpoint is None else Path(checkpoint),
+            resume=resume,
+        )
+
+
+def _search(
+    model: nn.Module,
+    train: Batches,
+    config: SearchConfig,
+    processes: Processes | None,
+    *,
+    validation: Batches | None,
+    on_event: Callable[[Event], None] | None,
+    loss: Loss | None,
+    folder: Path | None,
+    resume: bool,
+) -> SearchResult:
     attachment = attachment_of(model)
     selection = attachment.selection
     if selection is None:
         raise ModelError("the masks of this model are fixed already; attach a fresh model to search again")
     placement = place(model, config, steps=steps_of(train, config))
-    digest = weights_digest(model)
+    frozen = weights_digest(model)
     live = edges(model)
     final_density = _kept_share(live)
 
@@ -88,8 +123,15 @@ def search(
         return final_density if over else _kept_share(live)  # counting makes a GPU wait, so only in a ramp
 
     decide(0.0)
-    checkpoints = None if checkpoint is None else Checkpoints(Path(checkpoint), config)
-    with listening() if checkpoints else nullcontext(StopRequest()) as stop:
+    is_first = processes is None or processes.rank == 0
+    checkpoints = Checkpoints(folder, config) if folder is not None and is_first else None
+    with ExitStack() as stack:
+        stop = stack.enter_context(listening()) if folder is not None else StopRequest()
+        team = None
+        if processes is not None:
+            team = Team(model, processes, stop)
+            stack.enter_context(synchronised(model, processes, team.counts))
+            stop = team.stop
         loop = Loop(
             model,
             train,
@@ -102,17 +144,15 @@ def search(
             on_event=on_event,
             should_stop=stop,
             should_pause=checkpoints.due if checkpoints else None,
+            team=team,
         )
-        best = Best()
-        if checkpoints and resume and has_checkpoint(checkpoints.folder):
-            best, damaged = checkpoints.load(loop)
-            _tell(Resumed(loop.position.epochs_done, loop.position.batches_done, damaged), on_event)
-        elif checkpoints:
-            checkpoints.begin()
+        stack.callback(loop.end)
+        begin = partial(_begun, loop, checkpoints, resume, on_event)
+        best = begin() if processes is None else as_the_first(loop, processes, begin)
         best = _learn(loop, best, checkpoints, stop)
     if stop():
         raise _interrupted(loop, stop)
-    if weights_digest(model) != digest:
+    if weights_digest(model) != frozen:
         raise ModelError("a frozen weight changed during the search; something outside this library wrote to it")
     last = extract(model)
     ticket = best.ticket if best.ticket is not None and validation is not None else last
@@ -145,25 +185,47 @@ def train_dense(
     return model.eval()
 
 
+def _begun(loop: Loop, checkpoints: Checkpoints | None, resume: bool, on_event: Callable[[Event], None] | None) -> Best:
+    """Put ``loop`` to where it goes on from, and return the best ticket so far."""
+    best = Best()
+    if checkpoints and resume and has_checkpoint(checkpoints.folder):
+        best, damaged = checkpoints.load(loop)
+        _tell(Resumed(loop.position.epochs_done, loop.position.batches_done, damaged), on_event)
+    elif checkpoints:
+        checkpoints.begin()
+    return best
+
+
 def _learn(loop: Loop, best: Best, checkpoints: Checkpoints | None, stop: StopRequest) -> Best:
     """Run ``loop`` to its end, or to where it was asked to stop, keep its checkpoints, and return the best ticket."""
+    processes = None if loop.team is None else loop.team.processes
     try:
-        for event in loop.epochs():
-            if event is not None and _is_best(event, loop.position.history, best.epoch):
-                best = Best(event.epoch, extract(loop.model))
-            stopping = stop()
-            if checkpoints and (event is None or stopping or checkpoints.due_after(event.epoch)):
-                checkpoints.save(loop, best)
-            if stopping:
-                break
+        with nullcontext() if processes is None else processes.watched():
+            for event in loop.epochs():
+                if event is not None and _is_best(event, loop.position.history, best.epoch):
+                    best = Best(event.epoch, extract(loop.model))
+                stopping = stop()
+                if event is not None and processes is not None:
+                    masks = {name: edge.mask for name, edge in edges(loop.model).items()}
+                    refuse_differing(processes, digest(masks), f"after epoch {event.epoch} the masks")
+                if checkpoints and (event is None or stopping or checkpoints.due_after(event.epoch)):
+                    checkpoints.save(loop, best)
+                if stopping:
+                    break
     except DataError:
         if checkpoints and (loop.position.epochs_done or loop.position.batches_done):
             with suppress(SearchError, OSError):  # what is wrong with the data is the news
                 checkpoints.save(loop, best)
         raise
     except SearchError as error:
-        if checkpoints and has_checkpoint(checkpoints.folder):
-            raise SearchError(f"{error}; the last good checkpoint is kept in {checkpoints.folder}") from None
+        if checkpoints is None:
+            raise
+        kept = f"the last good checkpoint is kept in {checkpoints.folder}" if has_checkpoint(checkpoints.folder) else ""
+        if isinstance(error, LostProcessError):
+            how = f"{kept}: go on with --resume" if kept else "there is no checkpoint yet: start again"
+            raise LostProcessError(error.ranks, f"; {how}") from None
+        if kept:
+            raise SearchError(f"{error}; {kept}") from None
         raise
     return best
 
