@@ -286,7 +286,6 @@ def test_the_checkpoint_of_the_first_version_is_refused(tmp_path: Path) -> None:
         {"best_epoch": 1},  # without its ticket
         {"refreshes": None},
         {"refreshes": -1},
-        {"optimizer": {"0": 1}},
     ],
 )
 def test_values_that_no_search_has_are_one_line(changed: dict[str, Any], tmp_path: Path) -> None:
@@ -326,6 +325,8 @@ def test_a_position_that_no_search_can_stand_at_is_one_line(changed: dict[str, A
     [
         ("optimizer:0:momentum_buffer", torch.zeros(1)),  # read by address, as long as the scores are
         ("optimizer:0:momentum_buffer", torch.zeros(8, 6, dtype=torch.float64)),
+        ("optimizer:0:exp_avg", torch.zeros(8, 6)),  # SGD has none
+        ("optimizer:7:momentum_buffer", torch.zeros(8, 6)),
         ("model:1.running_mean", torch.zeros(8, dtype=torch.complex64)),
         ("model:1.running_mean", torch.zeros(7)),
         ("random:now:cpu", torch.zeros(3, dtype=torch.uint8)),
@@ -335,7 +336,6 @@ def test_a_position_that_no_search_can_stand_at_is_one_line(changed: dict[str, A
 def test_tensors_of_another_shape_or_type_are_refused(name: str, value: torch.Tensor, tmp_path: Path) -> None:
     finished(tmp_path)
     file = tmp_path / "search-000004.safetensors"
-    assert name == "best" or name in checkpoint._read(file).tensors
     rewritten(file, {name: value})
     with pytest.raises(SearchError, match=r"000004\.safetensors (does not hold what a|is of another)"):
         resumed(tmp_path)

@@ -43,3 +43,16 @@ def test_vectors_get_no_weight_decay_under_any_optimizer(name, kind):
         (2, 0.3, 0.2),
         (1, 0.0, 0.2),
     ]
+
+
+def test_a_parameter_that_is_first_used_in_a_later_step_learns_from_then_on():
+    early, late = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2, 2))
+    optimizer = make_optimizer([early, late], config(learning_rate=0.5, momentum=0.5, nesterov=False, weight_decay=0.0))
+    for used in ([early], [early, late], [early, late]):
+        optimizer.zero_grad()
+        for parameter in used:
+            parameter.sum().backward()
+        optimizer.step()
+    # A gradient of 1 in each step: momenta of 1, 1.5 and 1.75.
+    assert early.tolist() == [[1 - 0.5 * (1 + 1.5 + 1.75)] * 2] * 2
+    assert late.tolist() == [[1 - 0.5 * (1 + 1.5)] * 2] * 2

@@ -175,8 +175,9 @@ def from_bytes(data: bytes, path: Path) -> State:
     if not is_whole and version != _UNCHECKED_VERSION:
         raise _DamagedError("its checksum is not the one it was written with")
     if version != _VERSION:
+        said = " ".join(str(version).split())[:20]
         raise SearchError(
-            f"the checkpoint {path} has version {version}, this release reads {_VERSION}; go on with the release that "
+            f"the checkpoint {path} has version {said}, this release reads {_VERSION}; go on with the release that "
             "began the search, or start again"
         )
     return State(tensors, values)

@@ -9,6 +9,13 @@ from torch import nn
 
 from .config import SearchConfig
 
+REMEMBERED = {
+    "sgd": frozenset({"momentum_buffer"}),
+    "adam": frozenset({"step", "exp_avg", "exp_avg_sq"}),
+    "adamw": frozenset({"step", "exp_avg", "exp_avg_sq"}),
+}
+"""What each optimizer remembers of a parameter from its first step on, in tensors; SGD without momentum nothing."""
+
 
 def learning_rate_factor(progress: float, config: SearchConfig) -> float:
     """Return the factor on the peak learning rate after ``progress`` epochs, in [0, 1].
@@ -36,12 +43,13 @@ def make_optimizer(parameters: list[nn.Parameter], config: SearchConfig) -> torc
     groups = [group for group in groups if group["params"]]
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
     if config.optimizer == "sgd":
-        return torch.optim.SGD(
-            groups,
-            lr=config.learning_rate,
-            momentum=config.momentum,
-            nesterov=config.nesterov and config.momentum > 0,
-            fused=fused,
-        )
+        nesterov = config.nesterov and config.momentum > 0
+        sgd = torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=nesterov, fused=fused)
+        if config.momentum:
+            # The fused one takes momenta of all parameters or of none: one that is first used in a later step has its
+            # from the beginning. From zero the first is the gradient, as it would be.
+            for parameter in parameters:
+                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter, requires_grad=False)
+        return sgd
     kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
     return kind(groups, lr=config.learning_rate, fused=fused)

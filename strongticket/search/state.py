@@ -19,6 +19,7 @@ from ..ticket import Ticket, from_bytes, to_bytes
 from .config import MACHINE_OPTIONS
 from .events import EpochDone
 from .loop import Loop, Position
+from .optimizer import REMEMBERED
 from .randomness import RandomState, random_state, set_random_state
 
 
@@ -49,14 +50,8 @@ def capture(loop: Loop, best: Best) -> State:
     """Return the state of ``loop``, its tensors copied; SearchError if it has diverged and is not worth keeping."""
     _refuse_what_diverged(loop)
     tensors = {f"model:{name}": value for name, value in _changing(loop).items()}
-    optimizer = loop.optimizer.state_dict()
-    scalars: dict[str, dict[str, Any]] = {}
-    for index, state in optimizer["state"].items():
-        for key, value in state.items():
-            if isinstance(value, Tensor):
-                tensors[f"optimizer:{index}:{key}"] = value
-            elif value is not None:
-                scalars.setdefault(str(index), {})[key] = value
+    for index, state in loop.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer:{index}:{key}": value for key, value in state.items() if value is not None}
     random = {"now": random_state(loop.train, loop.placement.device), "epoch": loop.random_at_epoch_start}
     for moment, drawn in random.items():
         tensors |= {f"random:{moment}:{name}": value for name, value in drawn.tensors.items()}
@@ -65,7 +60,6 @@ def capture(loop: Loop, best: Best) -> State:
     values = {
         "options": _options(loop),
         "position": asdict(loop.position),
-        "optimizer": scalars,
         "random": {moment: drawn.values for moment, drawn in random.items()},
         "refreshes": attachment_of(loop.model).refreshes,
         "best_epoch": best.epoch,
@@ -82,7 +76,7 @@ def restore(loop: Loop, state: State) -> Best:
     try:
         _refuse_other_options(state.values["options"], _options(loop))
         _restore_model(loop, _with_prefix(state.tensors, "model:"))
-        _restore_optimizer(loop, _with_prefix(state.tensors, "optimizer:"), state.values["optimizer"])
+        _restore_optimizer(loop, _with_prefix(state.tensors, "optimizer:"))
         loop.position = _position(state.values["position"], loop)
         attachment_of(loop.model).refreshes = _count(state.values["refreshes"], "refreshes", sys.maxsize)
         best = Best(_count(state.values["best_epoch"], "best_epoch", loop.position.epochs_done))
@@ -96,7 +90,7 @@ def restore(loop: Loop, state: State) -> Best:
         )
         loop.random_at_epoch_start = epoch
         set_random_state(now, loop.train, loop.placement.device)
-    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError, AttributeError, TicketError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError, RuntimeError, AttributeError, TicketError) as error:
         why = _first_of(error) if isinstance(error, ValidationError) else " ".join(repr(error).split())
         raise SearchError(f"does not hold what a search of this release consists of ({why})") from None
     return best
@@ -158,8 +152,8 @@ def _restore_model(loop: Loop, saved: Mapping[str, Tensor]) -> None:
             value.copy_(saved[name])
 
 
-def _restore_optimizer(loop: Loop, tensors: Mapping[str, Tensor], scalars: Mapping[str, dict[str, Any]]) -> None:
-    state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in scalars.items()}
+def _restore_optimizer(loop: Loop, tensors: Mapping[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
     parameters = [parameter for group in loop.optimizer.param_groups for parameter in group["params"]]
     for name, value in tensors.items():
         index, key = name.split(":")
@@ -168,7 +162,12 @@ def _restore_optimizer(loop: Loop, tensors: Mapping[str, Tensor], scalars: Mappi
             # A fused optimizer would go through both by address, and leave the shorter one at its end.
             raise ValueError(f"the optimizer's {key} is not of its parameter's shape and type")
         state.setdefault(int(index), {})[key] = value
-    groups = loop.optimizer.state_dict()["param_groups"]
+    if any(values.keys() != REMEMBERED[loop.config.optimizer] for values in state.values()):
+        raise ValueError(f"{loop.config.optimizer} remembers {', '.join(sorted(REMEMBERED[loop.config.optimizer]))}")
+    fresh = loop.optimizer.state_dict()
+    if not fresh["state"].keys() <= state.keys():
+        raise ValueError("the optimizer remembers nothing of some parameters")
+    groups = fresh["param_groups"]
     loop.optimizer.load_state_dict({"state": state, "param_groups": groups})
     for parameter, values in loop.optimizer.state.items():
         for key, value in values.items():
@@ -188,7 +187,11 @@ def _options(loop: Loop) -> dict[str, Any]:
 
 def _refuse_other_options(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     keys = sorted((saved.keys() | now.keys()) - MACHINE_OPTIONS)
-    differing = [f"{key} ({saved.get(key)} → {now.get(key)})" for key in keys if saved.get(key) != now.get(key)]
+    differing = [
+        f"{key} ({' '.join(str(saved.get(key)).split()):.99} → {now.get(key)})"
+        for key in keys
+        if saved.get(key) != now.get(key)
+    ]
     if differing:
         raise SearchError(f"is of another search: {', '.join(differing)} differ")
 
