@@ -347,6 +347,15 @@ def test_a_search_without_validation_data_does_not_go_on_with_it(tmp_path: Path)
         finished(tmp_path, resume=True, validation=problem())
 
 
+def test_options_of_several_lines_are_named_in_one(tmp_path: Path) -> None:
+    finished(tmp_path)
+    file = tmp_path / "search-000004.safetensors"
+    options = {**checkpoint._read(file).values["options"], "epochs": "\n4\n", "so\nmany": 1}
+    rewritten(file, options=options)
+    with pytest.raises(SearchError, match=r"of another search: epochs \( 4 → 4\), so many \(1 → None\) differ$"):
+        resumed(tmp_path)
+
+
 def test_json_that_is_too_deep_is_damage(tmp_path: Path) -> None:
     deep = "[" * 100_000 + "]" * 100_000
     (tmp_path / "search-000001.safetensors").write_bytes(safetensors.torch.save({}, {"search": deep}))

@@ -98,7 +98,8 @@ class Checkpoints:
             try:
                 best = restore(loop, state)
             except SearchError as error:
-                raise SearchError(f"the checkpoint {path} {error}") from None
+                what = " ".join(str(error).split())  # in one line, whatever stands in the file
+                raise SearchError(f"the checkpoint {path} {what}") from None
             self._good = files[index : index + _KEPT][::-1]
             return best, f"{'; '.join(damaged)}; going on from the one before, {path.name}" if damaged else None
         if damaged:

@@ -91,7 +91,7 @@ def restore(loop: Loop, state: State) -> Best:
         loop.random_at_epoch_start = epoch
         set_random_state(now, loop.train, loop.placement.device)
     except (LookupError, TypeError, ValueError, OverflowError, RuntimeError, AttributeError, TicketError) as error:
-        why = _first_of(error) if isinstance(error, ValidationError) else " ".join(repr(error).split())
+        why = _first_of(error) if isinstance(error, ValidationError) else repr(error)
         raise SearchError(f"does not hold what a search of this release consists of ({why})") from None
     return best
 
@@ -187,11 +187,7 @@ def _options(loop: Loop) -> dict[str, Any]:
 
 def _refuse_other_options(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     keys = sorted((saved.keys() | now.keys()) - MACHINE_OPTIONS)
-    differing = [
-        f"{key} ({' '.join(str(saved.get(key)).split()):.99} → {now.get(key)})"
-        for key in keys
-        if saved.get(key) != now.get(key)
-    ]
+    differing = [f"{key} ({saved.get(key)!s:.99} → {now.get(key)})" for key in keys if saved.get(key) != now.get(key)]
     if differing:
         raise SearchError(f"is of another search: {', '.join(differing)} differ")
 
