@@ -83,9 +83,7 @@ def load_shards(
     train, held_out = listed["train"], listed["val"]
     if not files["test"]:
         listed["test"] = listed["val"]
-        held = hold_out(train.labels, validation, seed=seed, name="validation")
-        train, held_out = part_of(train, ~held), part_of(train, held)
-    elif not files["val"]:
+    if not (files["test"] and files["val"]):
         held = hold_out(train.labels, validation, seed=seed, name="validation")
         train, held_out = part_of(train, ~held), part_of(train, held)
     return load_listed(
