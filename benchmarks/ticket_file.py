@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 import strongticket as st
-from strongticket.ticket import CODERS, Ticket, encoded_masks, entropy_bits
+from strongticket.ticket import CODERS, Ticket, entropy_bits, mask_bits
 from strongticket.weights import digest
 
 DENSITIES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5)
@@ -53,7 +53,7 @@ def measured(build: Callable[[], nn.Module], density: float, coder: str, options
     ticket = random_ticket(build, density, options.weights)
     bound = sum(entropy_bits(int(mask.sum()), mask.numel()) for mask in ticket.masks.values()) / 8
     stored = sum(value.numel() * value.element_size() for value in ticket.stored.values())
-    coded = sum(len(mask.data) for mask in encoded_masks(ticket, coder=coder).values())
+    coded = mask_bits(ticket, coder=coder) // 8
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ticket.safetensors"
         save = least(lambda: st.save(ticket, path, coder=coder), options.repeats)

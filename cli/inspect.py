@@ -17,7 +17,7 @@ from strongticket.errors import StrongTicketError, TicketError
 from strongticket.evaluate import Layer, Values, layers_of, outputs_of
 from strongticket.models import check_fits, is_factory
 from strongticket.search import seeded
-from strongticket.ticket import coder_of, encode_mask, entropy_bits
+from strongticket.ticket import coder_of, encode_masks, entropy_bits
 from strongticket.weights import digest
 
 from .assembly import network_of
@@ -87,7 +87,7 @@ def _tensor_facts(name: str, ticket: Ticket, coder: str) -> dict[str, Any]:
     if drawn.masked:
         mask = ticket.masks[name]
         kept = int(mask.sum())
-        bits, bound = 8 * len(encode_mask(mask, coder=coder).data) / total, entropy_bits(kept, total) / total
+        bits, bound = 8 * encode_masks({name: mask}, coder=coder).size / total, entropy_bits(kept, total) / total
     return {
         "name": name,
         "shape": list(drawn.shape),

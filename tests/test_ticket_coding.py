@@ -13,10 +13,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from single_masks import EncodedMask, check_mask, decode_mask, encode_mask
 from torch import Tensor
 
 from strongticket.errors import TicketError
-from strongticket.ticket.coding import CODERS, EncodedMask, check_mask, decode_mask, encode_mask, entropy_bits
+from strongticket.ticket.coding import CODERS, STREAM_OF, check_masks, decode_masks, encode_masks, entropy_bits
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -175,6 +176,67 @@ def test_runs_take_less_than_the_entropy_of_their_count() -> None:
     assert len(encode_mask(mask).data) < 200
 
 
+# Several masks one behind the other
+
+
+@given(
+    masks=st.lists(
+        st.tuples(st.integers(0, 3000), st.sampled_from([0.0, 0.001, 0.01, 0.1, 0.4, 0.5, 0.9, 0.999, 1.0])), max_size=9
+    ),
+    coder=st.sampled_from(["zstd", "ans"]),
+)
+def test_masks_come_back_as_they_were(masks: list[tuple[int, float]], coder: str) -> None:
+    if coder == "ans":
+        pytest.importorskip("constriction", reason="the extra 'ans' is not installed")
+    ones = {f"m{n}": random_mask(size, round(density * size), seed=n) for n, (size, density) in enumerate(masks)}
+    coded = encode_masks(ones, coder=coder)
+    shapes = {name: (mask.numel(),) for name, mask in ones.items()}
+    assert coded.sha256 == hashlib.sha256(b"".join(map(packed, ones.values()))).hexdigest()
+    assert coded.streams.keys() == {STREAM_OF[mask.codec] for mask in coded.masks.values()}
+    check_masks(coded, shapes)
+    found = decode_masks(coded, shapes)
+    assert list(found) == list(ones)
+    assert all(torch.equal(found[name], mask) for name, mask in ones.items())
+
+
+def test_pieces_of_one_mask_may_end_anywhere_in_those_of_the_next() -> None:
+    sizes = [300_001, 7, 2**18, 1, 700_003]
+    ones = {f"m{n}": random_mask(size, -(-size // 30), seed=n) for n, size in enumerate(sizes)}
+    coded = encode_masks(ones)
+    assert {mask.codec for name, mask in coded.masks.items() if name in ("m0", "m2", "m4")} == {"zstd-gaps"}
+    found = decode_masks(coded, {name: mask.shape for name, mask in ones.items()})
+    assert all(torch.equal(found[name], mask) for name, mask in ones.items())
+
+
+def test_masks_of_one_density_share_what_a_frame_says_of_it() -> None:
+    ones = {f"m{n}": random_mask(20_000, 1000, seed=n) for n in range(30)}
+    apart = sum(encode_masks({name: mask}).size for name, mask in ones.items())
+    bound = 30 * entropy_bits(1000, 20_000) / 8
+    assert encode_masks(ones).size < 1.02 * bound < 1.04 * bound < apart
+
+
+def test_masks_of_different_densities_do_not_spoil_each_other() -> None:
+    densities = [0.002, 0.3, 0.02, 0.97, 0.1, 0.5]
+    ones = {f"m{n}": random_mask(200_000, round(d * 200_000), seed=n) for n, d in enumerate(densities)}
+    apart = sum(encode_masks({name: mask}).size for name, mask in ones.items())
+    assert encode_masks(ones).size <= apart
+
+
+def test_masks_exchanged_in_their_stream_are_refused() -> None:
+    ones = {"a": mask_of(1, total=9), "b": mask_of(2, total=9)}
+    coded = encode_masks(ones)
+    assert coded.streams == {"bits": b"\2\0\4\0"}
+    shapes = {"a": (9,), "b": (9,)}
+    for data, message in (
+        (b"\4\0\2\0", "decodes to bits of another SHA-256 than the file says"),
+        (b"\2\0\4\0\0", "has 1 bytes behind the last edge"),
+        (b"\2\0\4", "ends before the last edge"),
+    ):
+        for call in (decode_masks, check_masks):
+            with pytest.raises(TicketError, match=f"^the code of all masks {message}; the file is damaged$"):
+                call(replace(coded, streams={"bits": data}), shapes)
+
+
 def test_entropy_by_hand() -> None:
     assert entropy_bits(1, 2) == 2.0
     assert entropy_bits(1, 4) == pytest.approx(2 + 3 * math.log2(4 / 3), abs=1e-12)
@@ -185,7 +247,7 @@ def test_entropy_by_hand() -> None:
 
 def test_a_mask_that_is_not_bool_is_refused() -> None:
     with pytest.raises(TicketError, match=r"^the mask of fc\.weight is float32; expected bool$"):
-        encode_mask(torch.ones(3), name="the mask of fc.weight")
+        encode_masks({"fc.weight": torch.ones(3)})
 
 
 HALF = torch.tensor([True, False] * 10)
@@ -199,14 +261,14 @@ MALFORMED = {
     "wrong count": (replace(encoded(HALF, "bits", HALF_BITS), count=9), r"keeps 10 edges, its count says 9"),
     "wrong digest": (replace(encoded(HALF, "bits", HALF_BITS), sha256="0" * 64), r"decodes to bits of another SHA-256"),
     "exchanged edges": (encoded(HALF, "bits", packed(~HALF)), r"decodes to bits of another SHA-256"),
-    "too few bits": (encoded(HALF, "bits", HALF_BITS[:-1]), r"has 2 bytes of bits, 20 edges take 3"),
-    "too many bits": (encoded(HALF, "bits", HALF_BITS + b"\0"), r"has 4 bytes of bits, 20 edges take 3"),
-    "no bits": (encoded(HALF, "bits", b""), r"has 0 bytes of bits, 20 edges take 3"),
+    "too few bits": (encoded(HALF, "bits", HALF_BITS[:-1]), r"ends before the last edge"),
+    "too many bits": (encoded(HALF, "bits", HALF_BITS + b"\0"), r"has 1 bytes behind the last edge"),
+    "no bits": (encoded(HALF, "bits", b""), r"ends before the last edge"),
     "bits behind the end": (encoded(HALF, "bits", HALF_BITS[:-1] + b"\x15"), r"has bits behind its last edge"),
-    "too few under zstd": (encoded(HALF, "zstd-bits", zstd.compress(b"\x55")), r"has 1 bytes of bits, 20 edges take 3"),
+    "too few under zstd": (encoded(HALF, "zstd-bits", zstd.compress(b"\x55")), r"ends before the last edge"),
     "too many under zstd": (
         encoded(HALF, "zstd-bits", zstd.compress(HALF_BITS + b"\0")),
-        r"decompresses to more than the 3 bytes it can take",
+        r"decompresses to more than it may hold",
     ),
     "bits behind the end under zstd": (
         encoded(HALF, "zstd-bits", zstd.compress(b"\x55\x55\xf5")),
@@ -219,7 +281,7 @@ MALFORMED = {
     "two frames": (encoded(FEW, "zstd-gaps", zstd.compress(FEW_GAPS) * 2), r"has 12 bytes behind its zstd frame"),
     "skippable frame": (
         encoded(FEW, "zstd-gaps", bytes.fromhex("502a4d1800000000") + zstd.compress(FEW_GAPS)),
-        r"has 12 bytes behind its zstd frame",
+        r"ends before the last edge",
     ),
     "window of 64 MiB": (encoded(FEW, "zstd-gaps", bytes.fromhex("28b52ffd0080010000")), r"is no zstd data"),
     "gap beyond the end": (
@@ -230,16 +292,19 @@ MALFORMED = {
         encoded(FEW, "zstd-gaps", zstd.compress(bytes([255, 255, 255, 234, 0]))),
         r"has gaps that go beyond its 1000 edges",
     ),
-    "ends in an escape": (encoded(FEW, "zstd-gaps", zstd.compress(bytes([3, 41, 255]))), r"ends within a gap"),
-    "too few gaps": (encoded(FEW, "zstd-gaps", zstd.compress(bytes([3]))), r"has 1 gaps, its count takes 2"),
-    "no gaps": (encoded(FEW, "zstd-gaps", zstd.compress(b"")), r"has 0 gaps, its count takes 2"),
+    "ends in an escape": (
+        encoded(FEW, "zstd-gaps", zstd.compress(bytes([3, 41, 255]))),
+        r"decompresses to more than it may",
+    ),
+    "too few gaps": (encoded(FEW, "zstd-gaps", zstd.compress(bytes([3]))), r"ends before the last edge"),
+    "no gaps": (encoded(FEW, "zstd-gaps", zstd.compress(b"")), r"ends before the last edge"),
     "too many gaps": (
         encoded(FEW, "zstd-gaps", zstd.compress(bytes([3, 4, 5]))),
-        r"has 3 gaps, its count takes 2",
+        r"decompresses to more than it may hold",
     ),
     "far too many gaps": (
         encoded(FEW, "zstd-gaps", zstd.compress(bytes(6))),
-        r"decompresses to more than the 5 bytes it can take",
+        r"decompresses to more than it may hold",
     ),
     "moved edge": (
         encoded(FEW, "zstd-gaps", zstd.compress(bytes([4, 255, 40]))),
@@ -259,8 +324,8 @@ def test_the_well_formed_neighbours_of_the_malformed_masks_decode() -> None:
 @pytest.mark.parametrize(("coded", "message"), MALFORMED.values(), ids=MALFORMED)
 def test_a_malformed_mask_is_refused_in_one_line(coded: EncodedMask, message: str) -> None:
     shape = (1000,) if coded.codec == "zstd-gaps" else (20,)
-    with pytest.raises(TicketError, match=rf"^the mask of fc {message}") as caught:
-        decode_mask(coded, shape, name="the mask of fc")
+    with pytest.raises(TicketError, match=rf"^the mask of m {message}") as caught:
+        decode_mask(coded, shape)
     assert "\n" not in str(caught.value)
 
 
@@ -270,7 +335,7 @@ def test_a_bomb_is_not_decompressed(codec: str) -> None:
     assert len(bomb.data) < 20_000
     tracemalloc.start()
     try:
-        with pytest.raises(TicketError, match=r"decompresses to more than the \d+ bytes it can take"):
+        with pytest.raises(TicketError, match=r"(decompresses to more than it may hold|keeps 0 edges)"):
             decode_mask(bomb, (20,))
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
@@ -279,8 +344,8 @@ def test_a_bomb_is_not_decompressed(codec: str) -> None:
 
 @pytest.mark.parametrize(("coded", "message"), MALFORMED.values(), ids=MALFORMED)
 def test_a_mask_is_checked_as_it_is_decoded(coded: EncodedMask, message: str) -> None:
-    with pytest.raises(TicketError, match=rf"^the mask of fc {message}"):
-        check_mask(coded, 1000 if coded.codec == "zstd-gaps" else 20, name="the mask of fc")
+    with pytest.raises(TicketError, match=rf"^the mask of m {message}"):
+        check_mask(coded, 1000 if coded.codec == "zstd-gaps" else 20)
 
 
 @pytest.mark.parametrize("codec", ["zstd-bits", "zstd-gaps"])

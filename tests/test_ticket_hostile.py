@@ -20,7 +20,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from ticket_files import forged, framed, sealed, small_ticket, taken_apart
+from ticket_files import TABLE, apart, forged, framed, sealed, small_ticket, taken_apart
 from torch import Tensor, nn
 
 import strongticket
@@ -56,12 +56,13 @@ def network() -> nn.Module:
 
 
 def whole_tickets() -> list[tuple[dict[str, Any], Tensors]]:
-    """The descriptions and tensors of a ticket of ±1 and of one of real weights with trained batch norm."""
+    """Descriptions and tensors: a ticket of ±1, then one of real weights, in versions 4 and 3 each."""
     found = []
     for options in ({"binary": "weights+activations", "gain": "channel"}, {"bn": "learned", "density": 0.1}):
         model = network()
         strongticket.attach(model, weights="kaiming-normal", **options)
-        found.append(taken_apart(to_bytes(strongticket.extract(model))))
+        ticket = strongticket.extract(model)
+        found += [taken_apart(to_bytes(ticket)), apart(ticket, 3)]
     return found
 
 
@@ -138,25 +139,35 @@ def test_a_spoiled_tensor_is_harmless(
     shape: list[int] | None,
 ) -> None:
     said, tensors = ticket
-    key = data.draw(st.sampled_from([*tensors, "mask:x", "stored:x", "stored:../x", "other"]))
+    key = data.draw(st.sampled_from([*tensors, "mask:x", "stored:x", "stored:../x", "table", "masks.ans", "other"]))
     content = zstd.compress(content) if packed else content
     assert_harmless(forged(said, {**tensors, key: (dtype, [len(content)] if shape is None else shape, content)}))
 
 
 @given(data=st.data(), dtype=st.sampled_from([torch.float32, torch.float64, torch.int64, torch.complex64, torch.bool]))
 def test_stored_tensors_that_do_not_fit_the_network_are_harmless(data: st.DataObject, dtype: torch.dtype) -> None:
-    said, tensors = TICKETS[0]
+    said, tensors = TICKETS[data.draw(st.sampled_from([0, 1]))]
     stored = {"1.running_mean": torch.zeros(2), "1.running_var": torch.ones(2)}
     name = data.draw(st.sampled_from(["1.running_mean", "1.running_var", "0.weight", "4.bias", "1.x", "x"]))
     shape = data.draw(st.lists(st.integers(0, 3), max_size=3))
     stored[name] = torch.ones(shape, dtype=dtype)
+    assert_harmless(forged(*storing(stored, said, tensors)))
+
+
+def storing(stored: dict[str, Tensor], said: dict[str, Any], tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
+    """The same ticket with other stored tensors."""
+    said = {**said, "stored_digest": digest(stored)}
+    tensors = {key: entry for key, entry in tensors.items() if key.startswith("mask")}
+    if said["format"] == 4:
+        said["stored"] = {key: {"dtype": str(v.dtype)[6:], "shape": list(v.shape)} for key, v in stored.items()}
+        content = b"".join(content_of(value) for value in stored.values())
+        return said, tensors | {"stored": ("U8", [len(content)], content)}
     codes = {"float32": "F32", "float64": "F64", "int64": "I64", "complex64": "C64", "bool": "BOOL"}
     entries: Tensors = {
         f"stored:{key}": (codes[str(value.dtype)[6:]], list(value.shape), content_of(value))
         for key, value in stored.items()
     }
-    masks = {key: entry for key, entry in tensors.items() if key.startswith("mask:")}
-    assert_harmless(forged({**said, "stored_digest": digest(stored)}, masks | entries))
+    return said, tensors | entries
 
 
 def content_of(value: Tensor) -> bytes:
@@ -175,7 +186,7 @@ def test_a_stored_tensor_of_another_dtype_is_not_converted_in_silence() -> None:
 
 
 def test_weights_that_cannot_be_drawn_are_a_fault_of_the_ticket() -> None:
-    said, tensors = TICKETS[1]
+    said, tensors = TICKETS[2]
     said = copy.deepcopy(said)
     said["tensors"]["4.weight"]["scale"] = 1e300
     message = r"^the weights of this ticket cannot be drawn: weights of scale 1e\+300 do not fit float32"
@@ -183,12 +194,12 @@ def test_weights_that_cannot_be_drawn_are_a_fault_of_the_ticket() -> None:
         strongticket.apply(from_bytes(forged(said, tensors)), network())
 
 
-def test_names_are_not_listed_at_length() -> None:
-    said, tensors = TICKETS[0]
+@pytest.mark.parametrize("number", [0, 1], ids=["4", "3"])
+def test_names_are_not_listed_at_length(number: int) -> None:
+    said, tensors = TICKETS[number]
     stored = {f"trained{index}": torch.zeros(0) for index in range(1000)}
-    masks = {key: entry for key, entry in tensors.items() if key.startswith("mask:")}
-    entries: Tensors = {f"stored:{name}": ("F32", [0], b"") for name in stored}
-    data = forged({**said, "trained": list(stored), "stored_digest": digest(stored)}, masks | entries)
+    said, tensors = storing(stored, said, tensors)
+    data = forged({**said, "trained": list(stored)}, tensors)
     with pytest.raises(
         TicketError, match=r"^this ticket is of another network: trained besides scores are trained0, .{,60}$"
     ):
@@ -254,7 +265,8 @@ def test_a_network_too_large_for_the_file_that_names_it_is_not_built_to_inspect_
 
 # Memory: each file is read by a process of its own kind, which says how much it took at most.
 
-SAID, TENSORS = taken_apart(to_bytes(small_ticket()))
+SAID, TENSORS = apart(small_ticket(), 3)
+JOINED = taken_apart(to_bytes(small_ticket()))
 MOST_VALUES = (1 << 18) - 2000
 LARGEST_HEADER = 4 << 20
 
@@ -280,9 +292,32 @@ def claiming(codec: str, kept: int, shape: list[int], data: bytes, *, beside: in
     """A sealed ticket with one mask of that claim, and ``beside`` bytes of stored zeros that pay for it."""
     said, total = copy.deepcopy(SAID), int(np.prod(shape, dtype=object))
     stored = torch.zeros(beside, dtype=torch.uint8)
-    said |= {"format": 3, "kept": kept, "total": total, "stored_digest": digest({"mean": stored})}
+    said |= {"kept": kept, "total": total, "stored_digest": digest({"mean": stored})}
     said["tensors"]["w"] |= {"shape": shape, "mask": {"codec": codec, "count": kept, "sha256": "0" * 64}}
     return forged(said, {"mask:w": ("U8", [len(data)], data), "stored:mean": ("U8", [beside], bytes(beside))})
+
+
+def joined(stream: str, masks: dict[str, tuple[str, int, list[int]]], data: bytes, *, beside: int = 0) -> bytes:
+    """The same in version 4: {name: (codec, kept, shape)} in one stream."""
+    said = copy.deepcopy(JOINED[0])
+    stored = torch.zeros(beside, dtype=torch.uint8)
+    totals = [int(np.prod(shape, dtype=object)) for _, _, shape in masks.values()]
+    said |= {"kept": sum(kept for _, kept, _ in masks.values()), "total": sum(totals)}
+    said |= {"stored_digest": digest({"mean": stored}), "stored": {"mean": {"dtype": "uint8", "shape": [beside]}}}
+    said["tensors"] = {
+        name: {"shape": shape, "dtype": "float32", "scale": 1, "mask": {"codec": codec, "count": kept}}
+        for name, (codec, kept, shape) in masks.items()
+    }
+    return forged(said, {f"masks.{stream}": ("U8", [len(data)], data), "stored": ("U8", [beside], bytes(beside))})
+
+
+def with_table(text: bytes) -> bytes:
+    """A sealed ticket whose table is this text."""
+    said = {"sha256": "0" * 64, **{key: value for key, value in JOINED[0].items() if key not in TABLE}}
+    data = zstd.compress(text)
+    entry = {"dtype": "U8", "shape": [len(data)], "data_offsets": [0, len(data)]}
+    header = {"__metadata__": {"strongticket": json.dumps(said, separators=(",", ":"))}, "table": entry}
+    return sealed(framed(json.dumps(header, separators=(",", ":")), data))
 
 
 def many_tensors(count: int) -> bytes:
@@ -318,6 +353,26 @@ HARMFUL: dict[str, Callable[[], bytes]] = {
     ),
     "a mebibyte of gaps": lambda: claiming("zstd-gaps", 2**20, [2**30], zstd.compress(NOISE)),
     "a mebibyte of state": lambda: claiming("ans", 2**20, [2**27], NOISE),
+    "a bomb of a table": lambda: with_table(b" " * 200_000_000),
+    "a table of lists": lambda: with_table(('{"a":' + filled("[]") + "}").encode()),
+    "a table of objects": lambda: with_table(('{"a":' + filled('{"a":0}') + "}").encode()),
+    "a table of digits": lambda: with_table(b'{"a":' + b"9" * 4_000_000 + b"}"),
+    "a table of no text": lambda: with_table(b"\xff" * 4_000_000),
+    "many joined masks": lambda: joined("bits", {f"t{n}": ("bits", 1, [1]) for n in range(40_000)}, b"\1" * 39_999),
+    "many joined gaps": lambda: joined(
+        "zstd", {f"t{n}": ("zstd-gaps", 1, [2**9]) for n in range(40_000)}, zstd.compress(b"\xff\0" * 39_999)
+    ),
+    "joined gaps of no end": lambda: joined("zstd", {"w": ("zstd-gaps", 0, [2**26])}, zstd.compress(b"")),
+    "joined gaps of escapes": lambda: joined(
+        "zstd", {"w": ("zstd-gaps", 1, [2**26]), "v": ("zstd-gaps", 1, [9])}, zstd.compress(b"\xff" * 2**18 + b"\0")
+    ),
+    "joined bombs": lambda: joined(
+        "zstd", {"w": ("zstd-bits", 2, [9]), "v": ("zstd-gaps", 1, [9])}, zstd.compress(bytes(200_000_000))
+    ),
+    "a joined state": lambda: joined("ans", {"w": ("ans", 2**20, [2**26]), "v": ("ans", 1, [9])}, NOISE),
+    "stored tensors without end": lambda: forged(
+        {**JOINED[0], "stored": {f"t{n}": {"dtype": "float32", "shape": [2**48]} for n in range(20_000)}}, JOINED[1]
+    ),
     "two dimensions": lambda: claiming("zstd-gaps", 0, [2**20, 2**20], zstd.compress(b"")),
 }
 READER = """

@@ -8,27 +8,42 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from strongticket.errors import TicketError
-from strongticket.ticket import Ticket, from_bytes
+from strongticket.ticket import Ticket, from_bytes, to_bytes
 from strongticket.weights import Binary, DrawnTensor, WeightLaw, digest, draw
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 GOLDEN_1 = Path(__file__).parent / "golden" / "ticket-v1.safetensors"
 GOLDEN_2 = Path(__file__).parent / "golden" / "ticket-v2.safetensors"
+GOLDEN_3 = Path(__file__).parent / "golden" / "ticket-v3.safetensors"
+GOLDEN_4 = Path(__file__).parent / "golden" / "ticket-v4.safetensors"
+GOLDEN_4_ANS = Path(__file__).parent / "golden" / "ticket-v4-ans.safetensors"
 GOLDEN_SHA256 = {
     GOLDEN_1: "3e387ef949c24d75de07128cba389bc2fb7702df1f387a629b3379e98350290e",
     GOLDEN_2: "f9e84894e3f9cd62c01bdc5bbb4ef06080924e93de3fde12d4abe19c64aec4e3",
+    GOLDEN_3: "86352562a32f483b79ec0dae4a50b87dd11b3f7b9378babc5905fa832455f0fa",
+    GOLDEN_4: "1e8053ec49165b28f0a123867620c2d4876784dc74bd493c9eb9e14ede4e43b4",
+    GOLDEN_4_ANS: "d3390946b454b36ce688adb2144f66b9d2481ce7581ee1eec7e288b2154ee0e5",
 }
 FORMAT_PAGE = Path(__file__).parents[1] / "docs" / "format.md"
 DIGEST_AT = 55
+TABLE = ("tensors", "stored", "trained", "binary")
+DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.bool: "BOOL", torch.int64: "I64", torch.uint8: "U8"}
 
 
 def golden_ticket() -> Ticket:
@@ -142,13 +157,36 @@ def sha256_of(data: bytes) -> str:
 
 
 def taken_apart(data: bytes) -> tuple[dict[str, Any], dict[str, tuple[str, list[int], bytes]]]:
-    """Return the ticket's JSON and {tensor: (dtype, shape, bytes)} of a file, its digest checked."""
+    """Return the ticket's JSON and {tensor: (dtype, shape, bytes)} of a file, its digest checked.
+
+    Since version 4 the table is part of the JSON, and no tensor any more.
+    """
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])
     said = json.loads(header.pop("__metadata__")["strongticket"])
     assert said["sha256"] == data[DIGEST_AT : DIGEST_AT + 64].decode() == sha256_of(data)
     body = data[8 + size :]
-    return said, {k: (v["dtype"], v["shape"], body[slice(*v["data_offsets"])]) for k, v in header.items()}
+    tensors = {k: (v["dtype"], v["shape"], body[slice(*v["data_offsets"])]) for k, v in header.items()}
+    if said["format"] == 4:
+        said |= json.loads(zstd.decompress(tensors.pop("table")[2]))
+    return said, tensors
+
+
+def apart(ticket: Ticket, version: int = 2) -> tuple[dict[str, Any], dict[str, tuple[str, list[int], bytes]]]:
+    """Return the JSON and the tensors of a ticket's file in a version before 4, its masks as plain bits."""
+    said, _ = taken_apart(to_bytes(ticket))
+    del said["masks_digest"], said["stored"]
+    if version == 1:
+        del said["binary"]
+    tensors = {}
+    for name, mask in ticket.masks.items():
+        packed = np.packbits(mask.contiguous().numpy().reshape(-1), bitorder="little").tobytes()
+        said["tensors"][name]["mask"] |= {"codec": "bits", "sha256": hashlib.sha256(packed).hexdigest()}
+        tensors[f"mask:{name}"] = ("U8", [len(packed)], packed)
+    for name, value in sorted(ticket.stored.items()):
+        data = value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        tensors[f"stored:{name}"] = (DTYPES[value.dtype], list(value.shape), data)
+    return {**said, "format": version}, tensors
 
 
 def framed(header: str, body: bytes = b"", *, size: int | None = None) -> bytes:
@@ -165,6 +203,10 @@ def sealed(data: bytes) -> bytes:
 def forged(said: Mapping[str, Any], tensors: Mapping[str, tuple[str, list[int], bytes]], **metadata: str) -> bytes:
     """Return a file that says ``said`` and holds ``tensors``, with the digest that it ought to have."""
     said = {"sha256": "0" * 64, **{key: value for key, value in said.items() if key != "sha256"}}
+    if said.get("format") == 4:
+        table = {key: said.pop(key) for key in TABLE if key in said}
+        data = zstd.compress(json.dumps(table, separators=(",", ":")).encode())
+        tensors = {"table": ("U8", [len(data)], data), **tensors}
     header: dict[str, Any] = {"__metadata__": {"strongticket": json.dumps(said, separators=(",", ":")), **metadata}}
     body = b""
     for key, (dtype, shape, data) in tensors.items():

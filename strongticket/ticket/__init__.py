@@ -1,22 +1,23 @@
 """What a search ends with, and the file it is kept in."""
 
 from .binding import apply, extract, store
-from .coding import CODECS, CODERS, EncodedMask, check_coder, decode_mask, encode_mask, entropy_bits
-from .storage import coder_of, encoded_masks, from_bytes, load, mask_bits, save, to_bytes
+from .coding import CODECS, CODERS, CodedMask, CodedMasks, check_coder, decode_masks, encode_masks, entropy_bits
+from .storage import coded_masks, coder_of, from_bytes, load, mask_bits, save, to_bytes
 from .ticket import DrawnTensor, Ticket
 
 __all__ = [
     "CODECS",
     "CODERS",
+    "CodedMask",
+    "CodedMasks",
     "DrawnTensor",
-    "EncodedMask",
     "Ticket",
     "apply",
     "check_coder",
+    "coded_masks",
     "coder_of",
-    "decode_mask",
-    "encode_mask",
-    "encoded_masks",
+    "decode_masks",
+    "encode_masks",
     "entropy_bits",
     "extract",
     "from_bytes",

@@ -6,7 +6,7 @@ symbol, and what a symbol costs follows from the density alone, so nothing is st
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import MissingExtraError, TicketError
 
-__all__ = ["coded", "frequencies", "most_edges", "pieces", "require"]
+__all__ = ["State", "coded", "frequencies", "most_edges", "require"]
 
 _SCALE = 1 << 24  # what the frequencies of all 256 bytes add up to: the precision of constriction's models
 _PIECE = 1 << 18  # bytes decoded at a time
@@ -50,38 +50,49 @@ def frequencies(count: int, total: int) -> NDArray[np.int64]:
     return table
 
 
-def most_edges(size: int) -> int:
+def most_edges(size: int, *, masks: int = 1) -> int:
     """Return how many edges a code of ``size`` bytes may stand for, so that a small file cannot ask for much time."""
-    return _FREE_EDGES + _EDGES_PER_BYTE * size
+    return masks * _FREE_EDGES + _EDGES_PER_BYTE * size
 
 
-def coded(packed: NDArray[np.uint8], count: int, total: int) -> bytes:
-    """Return the final state of a coder that took the bytes of ``packed``, from the last to the first.
+def coded(masks: Sequence[tuple[NDArray[np.uint8], int, int]]) -> bytes:
+    """Return the final state of a coder that took the bytes of ``masks``, from the last of the last to the first.
 
-    The state is little-endian, without zeros behind its last byte that is not 0. MissingExtraError as ``require``.
+    Each mask is its packed bits, how many of them are 1, and how many there are. The state is little-endian, without
+    zeros behind its last byte that is not 0. MissingExtraError as ``require``.
     """
     constriction = require()
     coder = constriction.stream.stack.AnsCoder()
-    coder.encode_reverse(packed.astype(np.int32), _model(constriction, count, total))
+    for packed, count, total in reversed(masks):
+        coder.encode_reverse(packed.astype(np.int32), _model(constriction, count, total))
     data: bytes = coder.get_compressed().astype("<u4").tobytes()
     return data.rstrip(b"\0")
 
 
-def pieces(data: bytes, size: int, count: int, total: int, name: str) -> Iterator[NDArray[np.uint8]]:
-    """Yield the ``size`` bytes that ``data`` codes, in pieces; TicketError, naming ``name``, if it codes others too.
+class State:
+    """What ``coded`` returned, to be read from the first mask on; errors are TicketErrors that begin with ``name``.
 
     MissingExtraError as ``require``.
     """
-    constriction = require()
-    if data.endswith(b"\0"):
-        raise TicketError(f"{name} ends in a byte of 0, which its code does not; the file is damaged")
-    words = np.frombuffer(data + bytes(-len(data) % 4), "<u4").astype(np.uint32)
-    coder = constriction.stream.stack.AnsCoder(words)
-    model = _model(constriction, count, total)
-    for start in range(0, size, _PIECE):
-        yield coder.decode(model, min(_PIECE, size - start)).astype(np.uint8)
-    if not coder.is_empty():
-        raise TicketError(f"{name} has more data than its {total} edges take; the file is damaged")
+
+    def __init__(self, data: bytes, name: str) -> None:
+        self._constriction = require()
+        self._name = name
+        if data.endswith(b"\0"):
+            raise TicketError(f"{name} ends in a byte of 0, which its code does not; the file is damaged")
+        words = np.frombuffer(data + bytes(-len(data) % 4), "<u4").astype(np.uint32)
+        self._coder = self._constriction.stream.stack.AnsCoder(words)
+
+    def pieces(self, size: int, *, count: int, total: int) -> Iterator[NDArray[np.uint8]]:
+        """Yield the ``size`` bytes of the next mask, in pieces."""
+        model = _model(self._constriction, count, total)
+        for start in range(0, size, _PIECE):
+            yield self._coder.decode(model, min(_PIECE, size - start)).astype(np.uint8)
+
+    def close(self) -> None:
+        """Raise TicketError unless all has been read."""
+        if not self._coder.is_empty():
+            raise TicketError(f"{self._name} has more data than its edges take; the file is damaged")
 
 
 def _model(constriction: ModuleType, count: int, total: int) -> Any:

@@ -2,17 +2,18 @@
 
 A mask of n edges, k of them kept, carries at most n·H(k/n) bits, H being the binary entropy. Zstd's Huffman
 coder comes within 2 % of that for random masks of densities from 0.005 to 0.995 and a million edges, the
-numeral system (extra ``ans``) within 0.1 %.
+numeral system (extra ``ans``) within 0.1 %. Masks are coded one behind the other, so that those of one density
+share what zstd has to say about it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,13 +22,20 @@ from torch import Tensor
 
 from ..errors import ConfigError, TicketError
 from . import ans
+from .frames import Frame, framed
 
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
-
-__all__ = ["CODECS", "CODERS", "EncodedMask", "check_coder", "check_mask", "decode_mask", "encode_mask", "entropy_bits"]
+__all__ = [
+    "CODECS",
+    "CODERS",
+    "STREAM_OF",
+    "CodedMask",
+    "CodedMasks",
+    "check_coder",
+    "check_masks",
+    "decode_masks",
+    "encode_masks",
+    "entropy_bits",
+]
 
 CODECS: dict[str, str] = {
     "bits": "packed bits as they are",
@@ -37,35 +45,44 @@ CODECS: dict[str, str] = {
 }
 CODERS = MappingProxyType({"zstd": ("bits", "zstd-bits", "zstd-gaps"), "ans": tuple(CODECS)})
 """What a mask may be coded with, and the codecs that each of them chooses from."""
+STREAM_OF = MappingProxyType({"bits": "bits", "zstd-bits": "zstd", "zstd-gaps": "zstd", "ans": "ans"})
+"""Which stream of bytes holds the masks of a codec."""
 
 _ESCAPE = 255
 _BLOCK = 1 << 18  # edges whose gaps are found at a time: what is computed of them stays in the processor's cache
-_CHUNK = 1 << 18  # bytes decompressed at a time
+_CHUNK = 1 << 18  # bytes read at a time
 _GAPS = 1 << 15  # the same for gaps, each of which may be 255 edges long
-# A random mask holds no repetitions, only symbols of unequal frequency. A long least match and the smallest
-# table keep the matcher out of the way of the Huffman coder: smaller than any standard level, and faster.
-_COMPRESSION: dict[int, int] = {
-    zstd.CompressionParameter.compression_level: 1,
-    zstd.CompressionParameter.min_match: 7,
-    zstd.CompressionParameter.hash_log: 6,
-    zstd.CompressionParameter.window_log: 19,
-}
-# A frame may ask for a window; 8 MiB is what the zstd format wants every decoder to grant.
-_DECOMPRESSION: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 23}
 
 
 @dataclass(frozen=True)
-class EncodedMask:
-    """A coded mask: a key of ``CODECS``, the number of kept edges, the SHA-256 of its packed bits, the coded bytes.
-
-    Packed bits are the mask in C order, edge i being bit i mod 8 (lowest first) of byte i // 8; unused bits
-    of the last byte are 0.
-    """
+class CodedMask:
+    """How one mask is coded: a key of ``CODECS``, and the number of kept edges."""
 
     codec: str
     count: int
+
+
+@dataclass(frozen=True)
+class CodedMasks:
+    """Masks by the names of their tensors: how each is coded, the SHA-256 of all their packed bits, the coded bytes.
+
+    Packed bits are a mask in C order, edge i being bit i mod 8 (lowest first) of byte i // 8; unused bits of the
+    last byte are 0. ``streams`` has the bytes of each stream that a codec here puts its masks into.
+    """
+
+    masks: Mapping[str, CodedMask]
     sha256: str
-    data: bytes
+    streams: Mapping[str, bytes]
+
+    @property
+    def size(self) -> int:
+        """Number of coded bytes."""
+        return sum(map(len, self.streams.values()))
+
+    @property
+    def label(self) -> str:
+        """What errors call these masks."""
+        return f"the mask of {next(iter(self.masks))}" if len(self.masks) == 1 else "the code of all masks"
 
 
 def check_coder(coder: str) -> None:
@@ -76,51 +93,83 @@ def check_coder(coder: str) -> None:
         ans.require()
 
 
-def encode_mask(mask: Tensor, *, coder: str = "zstd", name: str = "the mask") -> EncodedMask:
-    """Return ``mask``, a bool tensor of any shape, memory format and device, in the codec that makes it smallest.
+def encode_masks(masks: Mapping[str, Tensor], *, coder: str = "zstd") -> CodedMasks:
+    """Return ``masks``, bool tensors of any shape, memory format and device, each in the codec that makes it smallest.
 
-    ``coder`` is a key of ``CODERS``. The result is never larger than one bit an edge, rounded up to bytes. Raises
-    TicketError, in which ``name`` stands, if the tensor is not bool, and what ``check_coder`` raises.
+    ``coder`` is a key of ``CODERS``. A mask alone is never larger than one bit an edge, rounded up to bytes. Raises
+    TicketError, with the name, if a tensor is not bool, and what ``check_coder`` raises.
     """
     check_coder(coder)
-    if mask.dtype is not torch.bool:
-        raise TicketError(f"{name} is {str(mask.dtype).removeprefix('torch.')}; expected bool")
-    flat: NDArray[np.bool_] = mask.detach().cpu().contiguous().reshape(-1).numpy()
-    count = int(np.count_nonzero(flat))
-    bits = np.packbits(flat, bitorder="little")
-    packed = bits.tobytes()
-    choices = {
-        "bits": packed,
-        "zstd-bits": zstd.compress(packed, options=_COMPRESSION),
-        "zstd-gaps": zstd.compress(_gaps(flat, count), options=_COMPRESSION),
-    }
-    if coder == "ans" and 0 < count < flat.size:
-        state = ans.coded(bits, count, flat.size)
-        if flat.size <= ans.most_edges(len(state)):
-            choices["ans"] = state
-    codec = min(choices, key=lambda name: len(choices[name]))
-    return EncodedMask(codec, count, hashlib.sha256(packed).hexdigest(), choices[codec])
+    hasher, coded = hashlib.sha256(), {}
+    plain: list[bytes] = []
+    symbols: list[tuple[bytes, bool]] = []
+    states: list[tuple[NDArray[np.uint8], int, int]] = []
+    before: tuple[object, float] = (None, 0.0)
+    for name, mask in masks.items():
+        if mask.dtype is not torch.bool:
+            raise TicketError(f"the mask of {name} is {str(mask.dtype).removeprefix('torch.')}; expected bool")
+        flat: NDArray[np.bool_] = mask.detach().cpu().contiguous().reshape(-1).numpy()
+        count = int(np.count_nonzero(flat))
+        bits = np.packbits(flat, bitorder="little")
+        packed = bits.tobytes()
+        hasher.update(packed)
+        content = {"zstd-bits": packed, "zstd-gaps": _gaps(flat, count)}
+        sizes = {"bits": len(packed)} | {codec: len(framed([(data, True)])) for codec, data in content.items()}
+        if coder == "ans" and 0 < count < flat.size:
+            state = ans.coded([(bits, count, flat.size)])
+            if flat.size <= ans.most_edges(len(state) - 8):  # behind other states it may take some bytes less
+                sizes["ans"] = len(state)
+        codec = min(sizes, key=lambda name: sizes[name])
+        coded[name] = CodedMask(codec, count)
+        if codec == "ans":
+            states.append((bits, count, flat.size))
+        elif codec == "bits":
+            plain.append(packed)
+        else:
+            rarer_is_kept = _rarer_is_kept(count, flat.size)
+            kind, share = (codec, rarer_is_kept), (count if rarer_is_kept else flat.size - count) / flat.size
+            alike = kind == before[0] and 10 * abs(share - before[1]) <= max(share, before[1])
+            symbols.append((content[codec], alike or not symbols))
+            before = (kind, share)
+    streams = {}
+    if plain:
+        streams["bits"] = b"".join(plain)
+    if symbols:
+        streams["zstd"] = framed(symbols)
+    if states:
+        streams["ans"] = ans.coded(states)
+    return CodedMasks(coded, hasher.hexdigest(), streams)
 
 
-def decode_mask(encoded: EncodedMask, shape: Sequence[int], *, name: str = "the mask") -> Tensor:
-    """Return the mask, bool of ``shape``, contiguous, on the CPU; ``name`` stands in the error messages.
+def decode_masks(coded: CodedMasks, shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    """Return the masks, bool tensors of their ``shapes``, contiguous, on the CPU.
 
-    Nothing is decompressed beyond the number of edges of ``shape``. Raises TicketError, saying which,
+    Nothing is decompressed beyond the number of edges of the shapes. Raises TicketError, saying which,
     for an unknown codec, a damaged or unfinished zstd frame, bytes after it, more or fewer edges than
-    ``shape`` has, another count than the one given, bits set behind the last edge, or another SHA-256;
+    the shapes have, another count than the one given, bits set behind the last edge, or another SHA-256;
     MissingExtraError for the codec ``ans`` where its extra is not installed.
     """
-    total = math.prod(shape)
-    _check_claim(encoded, total, name)
-    flat = np.empty(total, dtype=np.bool_)
-    _read(encoded, total, name, into=flat)
-    return torch.from_numpy(flat).reshape(tuple(shape))
+    found: dict[str, Tensor] = {}
+    totals = {name: math.prod(shapes[name]) for name in coded.masks}
+    _check_claims(coded, totals)
+    for name, pieces in _reading(coded, totals):
+        flat = np.empty(totals[name], dtype=np.bool_)
+        read = 0
+        for piece in pieces:
+            part = flat[8 * read : 8 * (read + piece.size)]
+            part[:] = np.unpackbits(piece, count=part.size, bitorder="little").view(np.bool_)
+            read += piece.size
+        found[name] = torch.from_numpy(flat).reshape(tuple(shapes[name]))
+    return found
 
 
-def check_mask(encoded: EncodedMask, total: int, *, name: str = "the mask") -> None:
-    """Raise what ``decode_mask`` would raise for ``total`` edges, in memory that does not grow with them."""
-    _check_claim(encoded, total, name)
-    _read(encoded, total, name, into=None)
+def check_masks(coded: CodedMasks, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Raise what ``decode_masks`` would raise, in memory that does not grow with the edges."""
+    totals = {name: math.prod(shapes[name]) for name in coded.masks}
+    _check_claims(coded, totals)
+    for _, pieces in _reading(coded, totals):
+        for _ in pieces:
+            pass
 
 
 def entropy_bits(kept: int, total: int) -> float:
@@ -134,13 +183,18 @@ def entropy_bits(kept: int, total: int) -> float:
     return kept * math.log2(total / kept) + dropped * math.log2(total / dropped)
 
 
-def _check_claim(encoded: EncodedMask, total: int, name: str) -> None:
-    if encoded.codec not in CODECS:
-        raise TicketError(f"{name} has codec {encoded.codec!r}; this release reads {', '.join(CODECS)}")
-    if not 0 <= encoded.count <= total:
-        raise TicketError(f"{name} claims {encoded.count} kept edges of {total}")
-    if encoded.codec == "ans" and total > (most := ans.most_edges(size := len(encoded.data))):
-        raise TicketError(f"{name} has {total} edges in {size} bytes; the codec 'ans' has at most {most} in them")
+def _check_claims(coded: CodedMasks, totals: Mapping[str, int]) -> None:
+    for name, mask in coded.masks.items():
+        if mask.codec not in CODECS:
+            raise TicketError(f"the mask of {name} has codec {mask.codec!r}; this release reads {', '.join(CODECS)}")
+        if not 0 <= mask.count <= totals[name]:
+            raise TicketError(f"the mask of {name} claims {mask.count} kept edges of {totals[name]}")
+    in_ans = [totals[name] for name, mask in coded.masks.items() if mask.codec == "ans"]
+    size = len(coded.streams.get("ans", b""))
+    if sum(in_ans) > (most := ans.most_edges(size, masks=len(in_ans))):
+        raise TicketError(
+            f"{coded.label} has {sum(in_ans)} edges in {size} bytes; the codec 'ans' has at most {most} in them"
+        )
 
 
 def _rarer_is_kept(count: int, total: int) -> bool:
@@ -163,101 +217,99 @@ def _gaps(flat: NDArray[np.bool_], count: int) -> bytes:
     return b"".join(found)
 
 
-def _read(encoded: EncodedMask, total: int, name: str, *, into: NDArray[np.bool_] | None) -> None:
-    """Decode a mask ``into`` as many edges as it has, or nowhere; TicketError if it is not what it is said to be."""
-    hasher, found, read = hashlib.sha256(), 0, 0
-    for piece in _whole_pieces(encoded, total, name):
+class _Plain:
+    """Bytes as they are, read as a frame is."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        self._data, self._read, self._name = data, 0, name
+
+    def read(self, most: int) -> bytes:
+        piece = self._data[self._read : self._read + most]
+        if not piece:
+            raise TicketError(f"{self._name} ends before the last edge; the file is damaged")
+        self._read += len(piece)
+        return piece
+
+    def close(self) -> None:
+        if self._read < len(self._data):
+            behind = len(self._data) - self._read
+            raise TicketError(f"{self._name} has {behind} bytes behind the last edge; the file is damaged")
+
+
+_SOURCES = MappingProxyType({"bits": _Plain, "zstd": Frame, "ans": ans.State})
+
+
+def _reading(coded: CodedMasks, totals: Mapping[str, int]) -> Iterator[tuple[str, Iterator[NDArray[np.uint8]]]]:
+    """Yield each name with the packed bits of its mask in pieces, which have to be taken before the next name is."""
+    hasher = hashlib.sha256()
+    sources: dict[str, Any] = {stream: _SOURCES[stream](data, coded.label) for stream, data in coded.streams.items()}
+    for name, mask in coded.masks.items():
+        source = sources[STREAM_OF[mask.codec]]
+        yield name, _checked(mask, totals[name], source, hasher, f"the mask of {name}")
+    for source in sources.values():
+        source.close()
+    if hasher.hexdigest() != coded.sha256:
+        raise TicketError(f"{coded.label} decodes to bits of another SHA-256 than the file says; the file is damaged")
+
+
+def _checked(mask: CodedMask, total: int, source: Any, hasher: Any, name: str) -> Iterator[NDArray[np.uint8]]:
+    """Yield the packed bits of a mask; TicketError where they are not those of its edges and its count."""
+    found = last = 0
+    for piece in _pieces(mask, total, source, name):
         hasher.update(piece.data)
         found += int(np.bitwise_count(piece).sum())
-        if into is not None:
-            part = into[8 * read : 8 * (read + piece.size)]
-            part[:] = np.unpackbits(piece, count=part.size, bitorder="little").view(np.bool_)
-        read += piece.size
-    if found != encoded.count:
-        raise TicketError(f"{name} keeps {found} edges, its count says {encoded.count}; the file is damaged")
-    if hasher.hexdigest() != encoded.sha256:
-        raise TicketError(f"{name} decodes to bits of another SHA-256 than the file says; the file is damaged")
-
-
-def _whole_pieces(encoded: EncodedMask, total: int, name: str) -> Iterator[NDArray[np.uint8]]:
-    """Yield the packed bits of a mask in pieces; TicketError unless together they are those of ``total`` edges."""
-    size, read, last = -(-total // 8), 0, 0
-    for piece in _pieces(encoded, total, size, name):
         if piece.size:
-            read, last = read + piece.size, int(piece[-1])
+            last = int(piece[-1])
         yield piece
-    if read != size:
-        raise TicketError(f"{name} has {read} bytes of bits, {total} edges take {size}; the file is damaged")
     if total % 8 and last >> total % 8:
         raise TicketError(f"{name} has bits behind its last edge; the file is damaged")
+    if found != mask.count:
+        raise TicketError(f"{name} keeps {found} edges, its count says {mask.count}; the file is damaged")
 
 
-def _pieces(encoded: EncodedMask, total: int, size: int, name: str) -> Iterator[NDArray[np.uint8]]:
-    if encoded.codec == "bits":
-        yield np.frombuffer(encoded.data, np.uint8)
-    elif encoded.codec == "zstd-bits":
-        for chunk in _decompressed(encoded.data, size, name, chunk=_CHUNK):
-            yield np.frombuffer(chunk, np.uint8)
-    elif encoded.codec == "zstd-gaps":
-        for block in _between_gaps(encoded, total, name):
+def _pieces(mask: CodedMask, total: int, source: Any, name: str) -> Iterator[NDArray[np.uint8]]:
+    size = -(-total // 8)
+    if mask.codec == "ans":
+        yield from source.pieces(size, count=mask.count, total=total)
+    elif mask.codec == "zstd-gaps":
+        for block in _between_gaps(mask.count, total, source, name):
             yield np.packbits(block, bitorder="little")
     else:
-        yield from ans.pieces(encoded.data, size, encoded.count, total, name)
+        while size:
+            piece = np.frombuffer(source.read(min(_CHUNK, size)), np.uint8)
+            size -= piece.size
+            yield piece
 
 
-def _between_gaps(encoded: EncodedMask, total: int, name: str) -> Iterator[NDArray[np.bool_]]:
+def _between_gaps(count: int, total: int, frame: Frame, name: str) -> Iterator[NDArray[np.bool_]]:
     """Yield the edges of a mask in pieces of whole bytes, the last aside, from the gaps between them."""
-    kept = _rarer_is_kept(encoded.count, total)
-    rarer = encoded.count if kept else total - encoded.count
-    reached = marked = written = last = 0
+    kept = _rarer_is_kept(count, total)
+    left = count if kept else total - count
+    reached = written = 0
     waiting = np.empty(0, dtype=np.int64)  # edges of the byte that is not full yet
-    for chunk in _decompressed(encoded.data, rarer + (total - rarer) // _ESCAPE, name, chunk=_GAPS):
+    while left:
+        chunk = frame.read(min(_GAPS, left + (total - reached) // _ESCAPE))
         coded = np.frombuffer(chunk, np.uint8)
         ending = coded != _ESCAPE
+        if (ends := np.flatnonzero(ending)).size >= left:  # what follows is the next mask's
+            behind = int(ends[left - 1]) + 1
+            frame.give_back(chunk[behind:])
+            coded, ending = coded[:behind], ending[:behind]
         # Each byte passes over its run, and one that ends a run over the edge behind it as well.
         passed = reached + np.cumsum(coded + ending.astype(np.int64))
-        reached, last = int(passed[-1]), int(coded[-1])
+        reached = int(passed[-1])
         if reached > total:
             raise TicketError(f"{name} has gaps that go beyond its {total} edges; the file is damaged")
         edges = np.concatenate([waiting, passed[ending] - 1])
-        marked += edges.size - waiting.size
+        left -= edges.size - waiting.size
         whole = reached - reached % 8
         block = np.full(whole - written, not kept, dtype=np.bool_)
         full = int(np.searchsorted(edges, whole))
         block[edges[:full] - written] = kept
         waiting, written = edges[full:], whole
         yield block
-    if last == _ESCAPE:
-        raise TicketError(f"{name} ends within a gap; the file is damaged")
-    if marked != rarer:
-        raise TicketError(f"{name} has {marked} gaps, its count takes {rarer}; the file is damaged")
     for start in range(written, total, 8 * _CHUNK):
         block = np.full(min(8 * _CHUNK, total - start), not kept, dtype=np.bool_)
         block[waiting - start] = kept
         waiting = waiting[:0]
         yield block
-
-
-def _decompressed(data: bytes, most: int, name: str, *, chunk: int) -> Iterator[bytes]:
-    """Yield what one zstd frame holds, in pieces that are not empty; TicketError if that is over ``most`` bytes."""
-    frame = zstd.ZstdDecompressor(options=_DECOMPRESSION)
-    left = most
-    while not frame.eof:
-        try:
-            piece = frame.decompress(data, max_length=min(chunk, left + 1))
-        except zstd.ZstdError as error:
-            raise TicketError(f"{name} is no zstd data ({_plain(error)}); the file is damaged") from None
-        data = b""
-        left -= len(piece)
-        if left < 0:
-            raise TicketError(f"{name} decompresses to more than the {most} bytes it can take; the file is damaged")
-        if piece:
-            yield piece
-        elif not frame.eof:
-            raise TicketError(f"{name} has an unfinished zstd frame; the file is damaged")
-    if frame.unused_data:
-        raise TicketError(f"{name} has {len(frame.unused_data)} bytes behind its zstd frame; the file is damaged")
-
-
-def _plain(error: Exception) -> str:
-    return str(error).rpartition(": ")[2].rstrip(".")

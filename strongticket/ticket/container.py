@@ -13,33 +13,17 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ..errors import TicketError
-from .description import Description, check_format, check_name, edge_count, parse, shown
+from .coding import STREAM_OF
+from .description import FORMAT, check_format, check_name, edge_count
+from .strict import parse, shown
 
-__all__ = ["STORED_DTYPES", "Container", "check_entries", "pack", "read_container", "unpack"]
+__all__ = ["Container", "pack", "read_container", "sections", "unpack"]
 
 _KEY = "strongticket"
 _START = b'{"__metadata__":{"strongticket":"{\\"sha256\\":\\"'
 _DIGEST = slice(8 + len(_START), 8 + len(_START) + 64)
 _LARGEST_HEADER = 4 << 20
-STORED_DTYPES = {
-    "BOOL": torch.bool,
-    "U8": torch.uint8,
-    "I8": torch.int8,
-    "U16": torch.uint16,
-    "I16": torch.int16,
-    "U32": torch.uint32,
-    "I32": torch.int32,
-    "U64": torch.uint64,
-    "I64": torch.int64,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F32": torch.float32,
-    "F64": torch.float64,
-    "C64": torch.complex64,
-}
-"""The dtypes that a stored tensor may have, by their names in the file."""
+_SECTIONS = ("table", *(f"masks.{stream}" for stream in dict.fromkeys(STREAM_OF.values())), "stored")
 
 
 @dataclass(frozen=True)
@@ -51,9 +35,10 @@ class Container:
     data: bytes
 
 
-def pack(text: str, tensors: Mapping[str, Tensor]) -> bytes:
-    """Return the file of a description, whose ``sha256`` is 64 zeros, and ``tensors``; its digest is filled in."""
-    data = bytearray(safetensors.torch.save(dict(tensors), {_KEY: text}))
+def pack(text: str, content: Mapping[str, bytes]) -> bytes:
+    """Return the file of a description, whose ``sha256`` is 64 zeros, and its ``content``; its digest is filled in."""
+    tensors = {key: torch.tensor(bytearray(data), dtype=torch.uint8) for key, data in content.items()}
+    data = bytearray(safetensors.torch.save(tensors, {_KEY: text}))
     data[_DIGEST] = _sha256(data).encode()
     return bytes(data)
 
@@ -67,6 +52,8 @@ def read_container(file: BinaryIO, size: int) -> Container:
         raise TicketError("this is a safetensors file but no ticket: its metadata have no key 'strongticket'")
     said = parse(text, "the ticket's description")
     check_format(said)
+    for key in header:
+        _check_key(key, said["format"])
     end = max((_end(key, entry) for key, entry in header.items()), default=0)
     missing = len(start) + end - size
     if missing > 0:
@@ -88,26 +75,19 @@ def unpack(container: Container) -> dict[str, Tensor]:
         raise TicketError(f"this is no valid safetensors file ({error})") from None
 
 
-def check_entries(said: Description, header: Mapping[str, Any]) -> None:
-    """Raise TicketError unless the file has just the tensors that its description speaks of."""
-    stored = {key.removeprefix("stored:") for key in header if key.startswith("stored:")}
-    masks = {key.removeprefix("mask:") for key in header if key.startswith("mask:")}
-    for name in sorted(masks ^ said.masks.keys()):
-        where = "described but not in the file" if name in said.masks else "in the file but not described"
-        raise TicketError(f"the mask of {name} is {where}")
-    for name in sorted(masks):
-        entry = header[f"mask:{name}"]
-        if entry["dtype"] != "U8" or len(entry["shape"]) != 1:
-            raise TicketError(f"mask:{name} has {shown(entry['dtype'])} {entry['shape']}; expected U8 in one dimension")
-    for name in sorted(stored):
-        dtype = header[f"stored:{name}"]["dtype"]
-        if not isinstance(dtype, str) or dtype not in STORED_DTYPES:
-            raise TicketError(f"stored:{name} has dtype {shown(dtype)}; expected one of {', '.join(STORED_DTYPES)}")
-        if name in said.tensors:
-            raise TicketError(f"{name} is both stored and drawn from the seed")
-    for name in said.trained:
-        if name not in stored:
-            raise TicketError(f"{shown(name)} is named as trained but is not stored")
+def sections(container: Container) -> dict[str, bytes]:
+    """Return the bytes of a file's tensors by their keys; TicketError unless they are bytes that fill the file."""
+    start = len(container.data) - max((entry["data_offsets"][1] for entry in container.entries.values()), default=0)
+    found, reached = {}, 0
+    for key, entry in sorted(container.entries.items(), key=lambda item: item[1]["data_offsets"]):
+        first, behind = entry["data_offsets"]
+        if entry["dtype"] != "U8" or entry["shape"] != [behind - first]:
+            found_as = f"{shown(entry['dtype'])} {shown(entry['shape'])}"
+            raise TicketError(f"{key} has {found_as}; expected U8 in one dimension of {behind - first}")
+        if first != reached:
+            raise TicketError(f"{key} begins at byte {first}, the tensor before it ends at {reached}")
+        found[key], reached = container.data[start + first : start + behind], behind
+    return found
 
 
 def _header(file: BinaryIO, size: int) -> tuple[bytes, dict[str, Any]]:
@@ -128,12 +108,19 @@ def _header(file: BinaryIO, size: int) -> tuple[bytes, dict[str, Any]]:
     return length + start, parse(text, "the safetensors header")
 
 
-def _end(key: str, entry: object) -> int:
-    """Return the offset behind a tensor's data; TicketError if the entry of the header cannot be one."""
+def _check_key(key: str, version: int) -> None:
+    if version == FORMAT:
+        if key not in _SECTIONS:
+            raise TicketError(f"the file has a tensor {shown(key)}; a ticket has {', '.join(_SECTIONS)} only")
+        return
     kind, _, name = key.partition(":")
     if kind not in ("mask", "stored"):
         raise TicketError(f"the file has a tensor {shown(key)}; a ticket has mask:NAME and stored:NAME only")
     check_name(name)
+
+
+def _end(key: str, entry: object) -> int:
+    """Return the offset behind a tensor's data; TicketError if the entry of the header cannot be one."""
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise TicketError(f"the header's entry of {key} is {shown(entry)}; expected dtype, shape, data_offsets")
     edge_count(entry["shape"], f"the shape of {key}")

@@ -2,64 +2,113 @@
 
 from __future__ import annotations
 
-import json
 import math
-import reprlib
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
 from ..errors import ConfigError, TicketError
 from ..weights import GRADIENTS, Binary, DrawnTensor, Gain, WeightLaw
-from .coding import CODECS, EncodedMask
+from .coding import CODECS, STREAM_OF, CodedMask, CodedMasks
+from .strict import (
+    LARGEST_INTEGER,
+    as_json,
+    as_text,
+    check_keys,
+    digest_in,
+    integer_in,
+    is_bounded,
+    object_in,
+    shown,
+)
 from .ticket import Ticket
 
-__all__ = ["FORMAT", "Description", "check_format", "check_name", "describe", "edge_count", "parse", "read", "shown"]
+__all__ = [
+    "FORMAT",
+    "STORED_DTYPES",
+    "Description",
+    "StoredTensor",
+    "check_format",
+    "check_name",
+    "describe",
+    "edge_count",
+    "read",
+]
 
-FORMAT = 3
-_READABLE = (1, 2, 3)  # version 1 knew no binary networks, version 2 no codec 'ans'
+FORMAT = 4
+_READABLE = (1, 2, 3, 4)  # 1 knew no binary networks, 2 no codec 'ans', and 3 held every tensor by itself
 
-_KEYS = (
-    "sha256",
-    "format",
-    "seed",
-    "law",
-    "weights_digest",
-    "stored_digest",
-    "kept",
-    "total",
-    "tensors",
-    "trained",
-    "binary",
-    "search",
-    "model",
-    "provenance",
-)
+_KEYS = {  # and the versions that have them
+    "sha256": (1, 2, 3, 4),
+    "format": (1, 2, 3, 4),
+    "seed": (1, 2, 3, 4),
+    "law": (1, 2, 3, 4),
+    "weights_digest": (1, 2, 3, 4),
+    "stored_digest": (1, 2, 3, 4),
+    "masks_digest": (4,),
+    "kept": (1, 2, 3, 4),
+    "total": (1, 2, 3, 4),
+    "search": (1, 2, 3, 4),
+    "model": (1, 2, 3, 4),
+    "provenance": (1, 2, 3, 4),
+    "tensors": (1, 2, 3, 4),
+    "stored": (4,),
+    "trained": (1, 2, 3, 4),
+    "binary": (2, 3, 4),
+}
+_TABLE = ("tensors", "stored", "trained", "binary")  # in version 4: what grows with the network stands compressed
+STORED_DTYPES = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "U16": torch.uint16,
+    "I16": torch.int16,
+    "U32": torch.uint32,
+    "I32": torch.int32,
+    "U64": torch.uint64,
+    "I64": torch.int64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "C64": torch.complex64,
+}
+"""The dtypes that a stored tensor may have, by their names in the file."""
 _EXAMPLES = {"tensor": "conv1.weight", "module": "layer1.relu"}
 _VERSIONS = f"versions {_READABLE[0]} to {FORMAT}"
-_DEEPEST = 64
-_MOST_VALUES = 1 << 18  # what fits a header of honest masks; an empty list takes three bytes of text and 64 of memory
 _LONGEST_NAME = 1024
-_LARGEST_INTEGER = 2**64
 _LARGEST_SHAPE = 2**48
 _MOST_DIMENSIONS = 64
-_REPR = reprlib.Repr()
-_REPR.maxstring, _REPR.maxlist, _REPR.maxdict, _REPR.maxlevel = 60, 8, 2, 1
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """How one stored tensor stands among the others."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Description:
-    """What is read from the JSON: the fields of ``Ticket``, with coded masks (their data still empty) for masks."""
+    """What is read from the JSON: the fields of ``Ticket``, with coded masks for masks.
+
+    ``coded`` has the masks in groups that share their bytes, which are still missing: all in one group, or one by one
+    in versions before 4. ``stored`` says how stored tensors stand behind each other, None in versions before 4.
+    """
 
     seed: int
     law: WeightLaw
     tensors: dict[str, DrawnTensor]
-    masks: dict[str, EncodedMask]
+    coded: tuple[CodedMasks, ...]
     weights_digest: str
     stored_digest: str
+    stored: dict[str, StoredTensor] | None
     trained: tuple[str, ...]
     binary: Binary
     search: dict[str, Any]
@@ -67,61 +116,56 @@ class Description:
     provenance: dict[str, Any]
 
     @property
+    def masks(self) -> dict[str, CodedMask]:
+        """How each mask is coded, by the name of its tensor."""
+        return {name: mask for group in self.coded for name, mask in group.masks.items()}
+
+    @property
     def total(self) -> int:
         """Number of edges that the masks decide over."""
         return sum(math.prod(self.tensors[name].shape) for name in self.masks)
 
 
-def describe(ticket: Ticket, masks: Mapping[str, EncodedMask], *, stored_digest: str) -> str:
-    """Return the JSON of a ticket, its ``sha256`` being 64 zeros; TicketError for what JSON cannot hold.
+def describe(ticket: Ticket, coded: CodedMasks, *, stored_digest: str) -> tuple[str, str]:
+    """Return the JSON of a ticket, its ``sha256`` being 64 zeros, and that of its table, which grows with the network.
 
-    Equal tickets give equal text: keys stand in a fixed order, tensors in the order of the ticket. The format
-    version is the lowest that has all of it, so that older releases read what they can.
+    ``coded`` has all its masks. Equal tickets give equal texts: keys stand in a fixed order, tensors in the order of
+    the ticket, stored ones in that of their names. TicketError for what JSON cannot hold.
     """
     tensors = {}
     for name, tensor in ticket.tensors.items():
-        coded = masks.get(name)
-        mask = {"codec": coded.codec, "count": coded.count, "sha256": coded.sha256} if coded else None
-        scale = float(tensor.scale)
-        tensors[name] = {"shape": list(tensor.shape), "dtype": tensor.dtype, "scale": scale, "mask": mask}
-    version = FORMAT if any(coded.codec == "ans" for coded in masks.values()) else 2
-    values = (
-        "0" * 64,
-        version,
-        ticket.seed,
-        ticket.law.to_dict(),
-        ticket.weights_digest,
-        stored_digest,
-        ticket.kept,
-        ticket.total,
-        tensors,
-        list(ticket.trained),
-        {"gain": ticket.binary.gain, "activations": ticket.binary.activations},
-        ticket.search,
-        ticket.model,
-        ticket.provenance,
-    )
-    description = {key: _json_value(value, key) for key, value in zip(_KEYS, values, strict=True)}
-    return json.dumps(description, allow_nan=False, separators=(",", ":"))
-
-
-def parse(text: str, what: str) -> dict[str, Any]:
-    """Return the JSON object in ``text``; TicketError, naming ``what`` it is, for anything else.
-
-    Unlike Python's own reader this refuses NaN, a key that stands twice, nesting that would end in RecursionError,
-    and more than 2¹⁸ values.
-    """
-    if sum(text.count(mark) for mark in ",[{") > _MOST_VALUES:  # at least as many as there are values
-        raise TicketError(f"{what} has more values than a ticket's")
-    try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
-    except RecursionError:
-        raise TicketError(f"{what} is nested too deep to be a ticket's") from None
-    except ValueError as error:
-        raise TicketError(f"{what} is no JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise TicketError(f"{what} is {shown(value)}; expected a JSON object")
-    return value
+        mask = coded.masks.get(name)
+        how = {"codec": mask.codec, "count": mask.count} if mask else None
+        tensors[name] = {
+            "shape": list(tensor.shape),
+            "dtype": tensor.dtype,
+            "scale": float(tensor.scale),
+            "mask": how,
+        }
+    values = {
+        "sha256": "0" * 64,
+        "format": FORMAT,
+        "seed": ticket.seed,
+        "law": ticket.law.to_dict(),
+        "weights_digest": ticket.weights_digest,
+        "stored_digest": stored_digest,
+        "masks_digest": coded.sha256,
+        "kept": ticket.kept,
+        "total": ticket.total,
+        "search": ticket.search,
+        "model": ticket.model,
+        "provenance": ticket.provenance,
+        "tensors": tensors,
+        "stored": {
+            name: {"dtype": _name_of(ticket.stored[name].dtype), "shape": list(ticket.stored[name].shape)}
+            for name in sorted(ticket.stored)
+        },
+        "trained": list(ticket.trained),
+        "binary": {"gain": ticket.binary.gain, "activations": ticket.binary.activations},
+    }
+    said = {key: as_json(value, key) for key, value in values.items()}
+    table = {key: said.pop(key) for key in _TABLE}
+    return as_text(said), as_text(table)
 
 
 def check_format(description: Mapping[str, Any]) -> None:
@@ -134,35 +178,54 @@ def check_format(description: Mapping[str, Any]) -> None:
         raise TicketError(f"the ticket has format version {shown(version)}, this release reads {_VERSIONS}{newer}")
 
 
-def read(description: Mapping[str, Any]) -> Description:
-    """Return what a JSON object of a readable version says; TicketError, naming the place, for whatever is odd."""
-    version = description.get("format")
-    _keys(description, "the ticket", [key for key in _KEYS if (version, key) != (1, "binary")], version)
+def read(said: Mapping[str, Any], table: Mapping[str, Any] | None = None) -> Description:
+    """Return what the JSON objects of a readable version say; TicketError, naming the place, for whatever is odd.
+
+    ``table`` is for version 4 and those behind it.
+    """
+    version = said.get("format")
+    keys = [key for key, versions in _KEYS.items() if version in versions]
+    if table is not None:
+        check_keys(said, "the ticket", [key for key in keys if key not in _TABLE], version)
+        check_keys(table, "the table", _TABLE, version)
+        said = {**said, **table}
+    check_keys(said, "the ticket", keys, version)
     tensors: dict[str, DrawnTensor] = {}
-    masks: dict[str, EncodedMask] = {}
-    for name, value in _object(description["tensors"], "tensors").items():
+    masks: dict[str, CodedMask] = {}
+    digests: dict[str, str] = {}
+    for name, value in object_in(said["tensors"], "tensors").items():
         check_name(name)
-        tensors[name], coded = _tensor(value, f"tensors.{name}", version)
-        if coded is not None:
-            masks[name] = coded
+        where = f"tensors.{name}"
+        fields = object_in(value, where)
+        tensors[name] = _tensor(fields, where, version)
+        if tensors[name].masked:
+            total = math.prod(tensors[name].shape)
+            masks[name] = _mask(fields["mask"], total, f"{where}.mask", version)
+            if version != FORMAT:
+                digests[name] = digest_in(fields["mask"]["sha256"], f"{where}.mask.sha256")
     if not masks:
         raise TicketError("the ticket has no mask; expected one tensor with a mask at least")
+    if version == FORMAT:
+        coded = [_coded(masks, digest_in(said["masks_digest"], "masks_digest"))]
+    else:
+        coded = [_coded({name: mask}, digests[name]) for name, mask in masks.items()]
     found = Description(
-        seed=_integer(description["seed"], "seed", most=2**64 - 1),
-        law=_law(description["law"], version),
+        seed=integer_in(said["seed"], "seed", most=2**64 - 1),
+        law=_law(said["law"], version),
         tensors=tensors,
-        masks=masks,
-        weights_digest=_digest(description["weights_digest"], "weights_digest"),
-        stored_digest=_digest(description["stored_digest"], "stored_digest"),
-        trained=_names(description["trained"], "trained"),
-        binary=Binary() if version == 1 else _binary(description["binary"], version),
-        search=_free(description["search"], "search"),
-        model=_free(description["model"], "model"),
-        provenance=_free(description["provenance"], "provenance"),
+        coded=tuple(coded),
+        weights_digest=digest_in(said["weights_digest"], "weights_digest"),
+        stored_digest=digest_in(said["stored_digest"], "stored_digest"),
+        stored=_stored(said["stored"], version) if version == FORMAT else None,
+        trained=_names(said["trained"], "trained"),
+        binary=Binary() if version == 1 else _binary(said["binary"], version),
+        search=_free(said["search"], "search"),
+        model=_free(said["model"], "model"),
+        provenance=_free(said["provenance"], "provenance"),
     )
     for key, counted in (("kept", sum(mask.count for mask in masks.values())), ("total", found.total)):
-        if _integer(description[key], key, most=_LARGEST_INTEGER) != counted:
-            raise TicketError(f"{key} is {description[key]}, the tensors' own numbers add up to {counted}")
+        if integer_in(said[key], key, most=LARGEST_INTEGER) != counted:
+            raise TicketError(f"{key} is {said[key]}, the tensors' own numbers add up to {counted}")
     return found
 
 
@@ -179,52 +242,70 @@ def edge_count(shape: object, where: str) -> int:
     extent = 1
     for size in shape:
         # Strides are computed from the other sizes even where one is zero.
-        extent *= max(1, _integer(size, where, most=_LARGEST_SHAPE))
+        extent *= max(1, integer_in(size, where, most=_LARGEST_SHAPE))
         if extent > _LARGEST_SHAPE:
             raise TicketError(f"{where} is {shown(shape)}; expected at most 2**48 values")
     return math.prod(shape)
 
 
-def shown(value: object) -> str:
-    """Return ``value`` for an error message: in one line, in ASCII, and not for long."""
-    if isinstance(value, int) and abs(value) > _LARGEST_INTEGER:
-        return "an integer beyond ±2**64"
-    return _REPR.repr(value).encode("ascii", "backslashreplace").decode()
-
-
-def _tensor(value: object, where: str, version: object) -> tuple[DrawnTensor, EncodedMask | None]:
-    fields = _object(value, where)
-    _keys(fields, where, ("shape", "dtype", "scale", "mask"), version)
-    total = edge_count(fields["shape"], f"{where}.shape")
-    dtype = getattr(torch, fields["dtype"], None) if isinstance(fields["dtype"], str) else None
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point or str(dtype) != f"torch.{fields['dtype']}":
+def _tensor(fields: Mapping[str, Any], where: str, version: object) -> DrawnTensor:
+    check_keys(fields, where, ("shape", "dtype", "scale", "mask"), version)
+    edge_count(fields["shape"], f"{where}.shape")
+    dtype = _dtype(fields["dtype"])
+    if dtype is None or not dtype.is_floating_point:
         raise TicketError(f"{where}.dtype is {shown(fields['dtype'])}; expected a floating type such as float32")
     scale = fields["scale"]
     if type(scale) not in (int, float) or not 0 < scale <= sys.float_info.max:
         raise TicketError(f"{where}.scale is {shown(scale)}; expected a positive finite number")
-    masked = fields["mask"] is not None
-    drawn = DrawnTensor(tuple(fields["shape"]), fields["dtype"], float(scale), masked=masked)
-    return drawn, _mask(fields["mask"], total, f"{where}.mask", version) if masked else None
+    return DrawnTensor(tuple(fields["shape"]), fields["dtype"], float(scale), masked=fields["mask"] is not None)
 
 
-def _mask(value: object, total: int, where: str, version: object) -> EncodedMask:
-    fields = _object(value, where)
-    _keys(fields, where, ("codec", "count", "sha256"), version)
-    known = [codec for codec in CODECS if codec != "ans" or version == FORMAT]
+def _mask(value: object, total: int, where: str, version: object) -> CodedMask:
+    fields = object_in(value, where)
+    check_keys(fields, where, ("codec", "count") if version == FORMAT else ("codec", "count", "sha256"), version)
+    known = [codec for codec in CODECS if codec != "ans" or version not in (1, 2)]
     if not isinstance(fields["codec"], str) or fields["codec"] not in known:
         raise TicketError(f"{where}.codec is {shown(fields['codec'])}; format version {version} has {', '.join(known)}")
     if not total:
         raise TicketError(f"{where} is of a tensor without values; expected null")
-    count = _integer(fields["count"], f"{where}.count", most=total)
-    return EncodedMask(fields["codec"], count, _digest(fields["sha256"], f"{where}.sha256"), b"")
+    return CodedMask(fields["codec"], integer_in(fields["count"], f"{where}.count", most=total))
+
+
+def _coded(masks: dict[str, CodedMask], sha256: str) -> CodedMasks:
+    return CodedMasks(masks, sha256, {STREAM_OF[mask.codec]: b"" for mask in masks.values()})
+
+
+def _stored(value: object, version: object) -> dict[str, StoredTensor]:
+    found = {}
+    for name, entry in object_in(value, "stored").items():
+        check_name(name)
+        where = f"stored.{name}"
+        fields = object_in(entry, where)
+        check_keys(fields, where, ("dtype", "shape"), version)
+        edge_count(fields["shape"], f"{where}.shape")
+        dtype = _dtype(fields["dtype"])
+        if dtype is None or dtype not in STORED_DTYPES.values():
+            raise TicketError(f"{where}.dtype is {shown(fields['dtype'])}; expected a type of torch such as float32")
+        found[name] = StoredTensor(dtype, tuple(fields["shape"]))
+    return found
+
+
+def _dtype(name: object) -> torch.dtype | None:
+    """Return torch's type of that name, None if there is none."""
+    dtype = getattr(torch, name, None) if isinstance(name, str) else None
+    return dtype if isinstance(dtype, torch.dtype) and _name_of(dtype) == name else None
+
+
+def _name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _law(value: object, version: object) -> WeightLaw:
-    fields = _object(value, "law")
-    _keys(fields, "law", tuple(WeightLaw().to_dict()), version)
+    fields = object_in(value, "law")
+    check_keys(fields, "law", tuple(WeightLaw().to_dict()), version)
     for key, inner in fields.items():  # what WeightLaw refuses stands in its error as a whole
         is_long = len(inner) > 60 if isinstance(inner, str) else bool(inner) and isinstance(inner, list | dict)
-        if is_long or (isinstance(inner, int) and not _is_bounded(inner)):
+        if is_long or (isinstance(inner, int) and not is_bounded(inner)):
             raise TicketError(f"law.{key} is {shown(inner)}; expected a short text, a number, true, false or null")
     try:
         return WeightLaw.from_dict(fields)
@@ -233,12 +314,12 @@ def _law(value: object, version: object) -> WeightLaw:
 
 
 def _binary(value: object, version: object) -> Binary:
-    fields = _object(value, "binary")
-    _keys(fields, "binary", ("gain", "activations"), version)
+    fields = object_in(value, "binary")
+    check_keys(fields, "binary", ("gain", "activations"), version)
     gain = fields["gain"]
     if gain is not None and gain not in get_args(Gain):
         raise TicketError(f"binary.gain is {shown(gain)}; expected null, {' or '.join(get_args(Gain))}")
-    activations = _object(fields["activations"], "binary.activations")
+    activations = object_in(fields["activations"], "binary.activations")
     for name, gradient in activations.items():
         check_name(name, "module")
         if not isinstance(gradient, str) or gradient not in GRADIENTS:
@@ -248,35 +329,6 @@ def _binary(value: object, version: object) -> Binary:
     return Binary(gain, activations)
 
 
-def _object(value: object, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise TicketError(f"{where} is {shown(value)}; expected a JSON object")
-    return value
-
-
-def _keys(fields: Mapping[str, Any], where: str, expected: Collection[str], version: object) -> None:
-    for key in expected:
-        if key not in fields:
-            raise TicketError(f"{where} has no key {key!r}; format version {version} has {', '.join(expected)}")
-    for key in fields:
-        if key not in expected:
-            raise TicketError(
-                f"{where} has an unknown key {shown(key)}; format version {version} has {', '.join(expected)}"
-            )
-
-
-def _integer(value: object, where: str, *, most: int) -> int:
-    if type(value) is not int or not 0 <= value <= most:
-        raise TicketError(f"{where} is {shown(value)}; expected an integer from 0 to {most}")
-    return value
-
-
-def _digest(value: object, where: str) -> str:
-    if not isinstance(value, str) or len(value) != 64 or set(value) - set("0123456789abcdef"):
-        raise TicketError(f"{where} is {shown(value)}; expected a SHA-256 as 64 hexadecimal digits")
-    return value
-
-
 def _names(value: object, where: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value) or len(set(value)) != len(value):
         raise TicketError(f"{where} is {shown(value)}; expected a list of different names")
@@ -284,53 +336,5 @@ def _names(value: object, where: str) -> tuple[str, ...]:
 
 
 def _free(value: object, where: str) -> dict[str, Any]:
-    fields: dict[str, Any] = _json_value(_object(value, where), where)
+    fields: dict[str, Any] = as_json(object_in(value, where), where)
     return fields
-
-
-def _json_value(value: object, where: str, depth: int = 0) -> Any:
-    """Return a copy of ``value`` as it would be read back from JSON; TicketError, naming the place, if it would not."""
-    if depth > _DEEPEST:
-        raise TicketError(f"{where.split('.')[0]} is nested deeper than {_DEEPEST} levels")
-    if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str):
-                raise TicketError(f"{where} has the key {shown(key)}; expected strings for keys")
-        return {key: _json_value(inner, f"{where}.{_plain(key)}", depth + 1) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [
-            inner if _is_plain(inner) else _json_value(inner, f"{where}.{index}", depth + 1)
-            for index, inner in enumerate(value)
-        ]
-    if isinstance(value, int | float) and not _is_bounded(value):
-        raise TicketError(f"{where} is {shown(value)}; expected a finite number, or an integer within ±2**64")
-    if value is None or isinstance(value, str | bool | int | float):
-        return value
-    raise TicketError(f"{where} is of type {type(value).__name__}; expected JSON values only")
-
-
-def _is_plain(value: object) -> bool:
-    """Whether ``value`` is one that JSON gives back as it is, and holds no others: lists of these are long."""
-    kind = type(value)
-    return kind is str or kind is bool or value is None or (isinstance(value, int | float) and _is_bounded(value))
-
-
-def _is_bounded(number: float) -> bool:
-    return abs(number) <= _LARGEST_INTEGER if isinstance(number, int) else math.isfinite(number)
-
-
-def _plain(key: str) -> str:
-    return key if key.isprintable() and len(key) <= 60 else shown(key)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"key {shown(twice)} stands twice")
-    return fields
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")

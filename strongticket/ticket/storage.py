@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -18,12 +16,13 @@ from torch import Tensor
 from ..errors import MissingExtraError, TicketError
 from ..files import write_beside
 from ..weights import digest
-from .coding import CODERS, EncodedMask, check_mask, decode_mask, encode_mask
-from .container import STORED_DTYPES, Container, check_entries, pack, read_container, unpack
-from .description import describe, read
+from .coding import CODERS, CodedMasks, check_masks, decode_masks, encode_masks
+from .container import Container, pack, read_container
+from .description import STORED_DTYPES, describe
+from .layout import content, described, laid_out
 from .ticket import Ticket
 
-__all__ = ["coder_of", "encoded_masks", "from_bytes", "load", "mask_bits", "save", "to_bytes"]
+__all__ = ["coded_masks", "coder_of", "from_bytes", "load", "mask_bits", "save", "to_bytes"]
 
 # A few bytes of zstd can honestly stand for any number of edges of one kind, so a mask's size is bounded
 # by the file's: without this a file of a kilobyte could ask for all memory there is.
@@ -63,7 +62,7 @@ def load(path: str | Path) -> Ticket:
 def coder_of(path: str | Path) -> str:
     """Return the coder that the file at ``path`` was saved with; TicketError as ``load`` raises it."""
     with _opened(path) as container:
-        codecs = {mask.codec for mask in read(container.said).masks.values()}
+        codecs = {mask.codec for mask in described(container).masks.values()}
     return next(coder for coder, chosen in CODERS.items() if codecs <= {*chosen})
 
 
@@ -73,14 +72,11 @@ def to_bytes(ticket: Ticket, *, coder: str = "zstd") -> bytes:
     What is returned has been read back: a ticket that could not be loaded is never written. ``coder`` as ``save``
     takes it.
     """
-    masks = encoded_masks(ticket, coder=coder)
+    masks = coded_masks(ticket, coder=coder)
     stored = {name: _plain(name, value) for name, value in ticket.stored.items()}
-    tensors = {
-        f"mask:{name}": torch.frombuffer(bytearray(coded.data), dtype=torch.uint8) for name, coded in masks.items()
-    }
-    tensors |= {f"stored:{name}": value for name, value in stored.items()}
     try:
-        data = pack(describe(ticket, masks, stored_digest=digest(stored)), tensors)
+        text, table = describe(ticket, masks, stored_digest=digest(stored))
+        data = pack(text, laid_out(table, masks, stored))
         from_bytes(data)
     except (TicketError, SafetensorError, KeyError, ValueError) as error:
         raise TicketError(f"this ticket cannot be saved: {error}") from None
@@ -92,8 +88,8 @@ def from_bytes(data: bytes) -> Ticket:
     return _ticket(read_container(BytesIO(data), len(data)))
 
 
-def encoded_masks(ticket: Ticket, *, coder: str = "zstd") -> dict[str, EncodedMask]:
-    """Return every mask as its file holds it; TicketError if the masks are not those of the masked tensors.
+def coded_masks(ticket: Ticket, *, coder: str = "zstd") -> CodedMasks:
+    """Return the masks as their file holds them; TicketError if they are not those of the masked tensors.
 
     ``coder`` as ``save`` takes it.
     """
@@ -108,7 +104,7 @@ def encoded_masks(ticket: Ticket, *, coder: str = "zstd") -> dict[str, EncodedMa
     for name, shape in expected.items():
         if 0 in shape:
             raise TicketError(f"this ticket is inconsistent: {name} has shape {shape}, there is nothing to mask")
-    return {name: encode_mask(ticket.masks[name], coder=coder, name=f"the mask of {name}") for name in expected}
+    return encode_masks({name: ticket.masks[name] for name in expected}, coder=coder)
 
 
 def mask_bits(ticket: Ticket, *, coder: str = "zstd") -> int:
@@ -116,7 +112,7 @@ def mask_bits(ticket: Ticket, *, coder: str = "zstd") -> int:
 
     ``coder`` as ``save`` takes it.
     """
-    return 8 * sum(len(coded.data) for coded in encoded_masks(ticket, coder=coder).values())
+    return 8 * coded_masks(ticket, coder=coder).size
 
 
 @contextmanager
@@ -139,33 +135,25 @@ def _opened(path: str | Path) -> Iterator[Container]:
 
 
 def _ticket(container: Container) -> Ticket:
-    said = read(container.said)
+    said = described(container)
     most = _FREE_EDGES + _EDGES_PER_BYTE * len(container.data)
     if said.total > most:
         raise TicketError(
             f"the masks claim {said.total} edges in a file of {len(container.data)} bytes; expected at most {most}, "
             f"that is 2**26 and {_EDGES_PER_BYTE} for each byte"
         )
-    check_entries(said, container.entries)
-    tensors = unpack(container)
-    stored = {key.removeprefix("stored:"): value for key, value in tensors.items() if key.startswith("stored:")}
-    for name, value in stored.items():
-        if value.dtype is torch.bool and bool((value.view(torch.uint8) > 1).any()):
-            raise TicketError(f"stored:{name} has bytes over 1 for booleans")
+    coded, stored = content(said, container)
     if digest(stored) != said.stored_digest:
         raise TicketError("the stored tensors have another digest than stored_digest says")
-    coded = {name: replace(mask, data=tensors[f"mask:{name}"].numpy().tobytes()) for name, mask in said.masks.items()}
+    shapes = {name: said.tensors[name].shape for name in said.masks}
     if said.total > _FREE_EDGES:  # all masks are checked before the first takes the memory of its edges
-        for name, mask in coded.items():
-            check_mask(mask, math.prod(said.tensors[name].shape), name=f"the mask of {name}")
+        for masks in coded:
+            check_masks(masks, shapes)
     return Ticket(
         seed=said.seed,
         law=said.law,
         tensors=said.tensors,
-        masks={
-            name: decode_mask(mask, said.tensors[name].shape, name=f"the mask of {name}")
-            for name, mask in coded.items()
-        },
+        masks={name: mask for masks in coded for name, mask in decode_masks(masks, shapes).items()},
         weights_digest=said.weights_digest,
         stored=stored,
         trained=said.trained,
