@@ -42,6 +42,7 @@ else:
     from backports import zstd
 
 DIGEST = slice(55, 119)
+TABLE = ("tensors", "stored", "trained", "binary")
 TARGETS = ("strongticket.ticket", "strongticket.weights", "strongticket.masks", "strongticket.errors")
 
 HOSTILE: list[Any] = [
@@ -119,14 +120,31 @@ def whole_tickets() -> list[tuple[int, dict[str, Any], dict[str, Any]]]:
     ):
         model = network(kind)
         st.attach(model, density=density, seed=kind, **options)
-        data = to_bytes(st.extract(model, model_spec={"name": "x:y", "width": 1.0}), coder=coder)
+        ticket = st.extract(model, model_spec={"name": "x:y", "width": 1.0})
+        data = to_bytes(ticket, coder=coder)
         size = int.from_bytes(data[:8], "little")
         header = json.loads(data[8 : 8 + size])
         said = json.loads(header.pop("__metadata__")["strongticket"])
         body = data[8 + size :]
         places = {key: [v["dtype"], v["shape"], body[slice(*v["data_offsets"])]] for key, v in header.items()}
-        found.append((kind, said, places))
+        said |= json.loads(zstd.decompress(places.pop("table")[2]))
+        found += [(kind, said, places), (kind, *in_version_3(said, ticket, coder))]
     return found
+
+
+def in_version_3(said: dict[str, Any], ticket: Any, coder: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what a file of version 3 says of a ticket, and its tensors."""
+    from strongticket.ticket import encode_masks
+
+    said, places = copy.deepcopy(said), {}
+    for name, mask in ticket.masks.items():
+        coded = encode_masks({name: mask}, coder=coder)
+        ((data,),) = [coded.streams.values()]
+        said["tensors"][name]["mask"] = {**vars(coded.masks[name]), "sha256": coded.sha256}
+        places[f"mask:{name}"] = ["U8", [len(data)], data]
+    for name, value in ticket.stored.items():
+        places[f"stored:{name}"] = ["F32", list(value.shape), value.numpy().tobytes()]
+    return {key: said[key] for key in said if key not in ("masks_digest", "stored")} | {"format": 3}, places
 
 
 def spoil_json(value: Any, choices: Choices, depth: int = 0) -> Any:
@@ -216,7 +234,8 @@ def made(data: bytes, tickets: list[Any]) -> tuple[int, bytes]:
             key = choices.of(list(places))
             place = places.pop(key)
             if choices.one_in(3):
-                key = choices.of(["mask:", "stored:", "", "other:"]) + choices.of([str(item) for item in HOSTILE])
+                prefixes = ["mask:", "stored:", "", "other:", "masks.zstd", "table", "stored"]
+                key = choices.of(prefixes) + choices.of([str(item) for item in HOSTILE])
             if choices.one_in(3):
                 place[choices.below(2)] = choices.of(HOSTILE)
             if not choices.one_in(4):
@@ -231,6 +250,11 @@ def packed(said: Any, places: dict[str, list[Any]], choices: Choices) -> bytes:
         if not choices.one_in(3):
             with suppress(Exception):  # where something that it is of is spoiled it cannot be known
                 follow(said, places)
+    if isinstance(said, dict) and said.get("format") == 4 and not choices.one_in(60):
+        table = as_json({key: said[key] for key in TABLE if key in said}, choices).encode()
+        said = {key: value for key, value in said.items() if key not in TABLE}
+        frame = zstd.compress(table) if not choices.one_in(20) else spoil_bytes(zstd.compress(table), choices)
+        places = {"table": ["U8", [len(frame)], frame], **places}
     header = [f'"__metadata__":{{"strongticket":{json.dumps(as_json(said, choices))}}}']
     body = b""
     for key, (dtype, shape, data) in places.items():
@@ -265,12 +289,28 @@ def follow(said: dict[str, Any], places: dict[str, list[Any]]) -> None:
     masked = [tensor for tensor in said["tensors"].values() if tensor["mask"] is not None]
     said["kept"] = min(2**70, sum(tensor["mask"]["count"] for tensor in masked))
     said["total"] = min(2**70, sum(math.prod(tensor["shape"]) for tensor in masked))
+    if said["format"] == 4:
+        follow_joined(said, places)
+        return
     stored = {}
     for key, (dtype, shape, data) in places.items():
         if key.startswith("stored:"):
             entry = json.dumps({"x": {"dtype": dtype, "shape": shape, "data_offsets": [0, len(data)]}}).encode()
             file = len(entry).to_bytes(8, "little") + entry + data
             stored[key.removeprefix("stored:")] = safetensors.torch.load(file)["x"]
+    said["stored_digest"] = digest(stored)
+
+
+def follow_joined(said: dict[str, Any], places: dict[str, list[Any]]) -> None:
+    """Let the digest of stored tensors follow them in a description of version 4."""
+    from strongticket.weights import digest
+
+    stored, start = {}, 0
+    for name, entry in said["stored"].items():
+        dtype = getattr(torch, entry["dtype"])
+        size = math.prod(entry["shape"]) * dtype.itemsize
+        piece = bytearray(places["stored"][2][start : start + size])
+        stored[name], start = torch.frombuffer(piece, dtype=dtype).reshape(entry["shape"]), start + size
     said["stored_digest"] = digest(stored)
 
 
