@@ -10,8 +10,8 @@ import torch
 from crews import run_crew
 from torch import Tensor, nn
 
-from strongticket.search.batch_norm import synchronised
 from strongticket.search.processes import joined
+from strongticket.search.processes.batch_norm import synchronised
 
 
 def batch_norm(kind: str) -> tuple[nn.Module, Tensor]:

@@ -10,8 +10,9 @@ from torch import nn
 
 from strongticket import SearchConfig, attach, extract, search
 from strongticket.errors import SearchError
-from strongticket.search import compilation, place
-from strongticket.search.compilation import Forward, is_to_be_compiled
+from strongticket.search import place
+from strongticket.search.machine import compilation
+from strongticket.search.machine.compilation import Forward, is_to_be_compiled
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

@@ -13,7 +13,7 @@ from torch.backends import cudnn
 
 from strongticket import SearchConfig, attach, search
 from strongticket.errors import ConfigError
-from strongticket.search.determinism import deterministic
+from strongticket.search.machine.determinism import deterministic
 from strongticket.ticket import to_bytes
 
 

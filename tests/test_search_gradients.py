@@ -8,8 +8,8 @@ import torch
 from crews import run_crew
 from torch import nn
 
-from strongticket.search.gradients import MeanGradients
 from strongticket.search.processes import joined
+from strongticket.search.processes.gradients import MeanGradients
 
 
 def test_gradients_are_means_and_what_nobody_used_has_none(tmp_path: Path) -> None:

@@ -2,12 +2,11 @@
 
 from .config import SearchConfig
 from .events import EpochDone, Event, Resumed, StepDone
-from .hardware import Placement, choose_device, place
 from .loop import Batches
+from .machine import Placement, choose_device, place, seeded
 from .processes import LostProcessError, Processes, refuse_uneven, together
 from .profile import Profile, profile
 from .search import SearchResult, search, train_dense
-from .seeding import seeded
 
 __all__ = [
     "Batches",

@@ -17,15 +17,15 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from ..errors import ConfigError, DataError, SearchError
-from .compilation import Forward
 from .config import SearchConfig
-from .determinism import deterministic
 from .events import EpochDone, Event, StepDone
-from .gradients import MeanGradients
-from .hardware import Placement
+from .machine.compilation import Forward
+from .machine.determinism import deterministic
+from .machine.hardware import Placement
+from .machine.randomness import random_state, set_random_state
 from .optimizer import learning_rate_factor, make_optimizer
-from .randomness import random_state, set_random_state
-from .shares import Share, Team, shares_of
+from .processes.gradients import MeanGradients
+from .processes.shares import Share, Team, shares_of
 from .stopwatch import Stopwatch
 
 Batches = Iterable[tuple[Tensor, Tensor]]

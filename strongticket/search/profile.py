@@ -9,8 +9,8 @@ from torch import nn
 
 from ..masks import refresh
 from .config import SearchConfig
-from .hardware import Placement, place
 from .loop import Batches, Loop, Loss, steps_of
+from .machine.hardware import Placement, place
 from .stopwatch import Stopwatch
 
 

@@ -16,15 +16,15 @@ from ..errors import DataError, InterruptedRunError, ModelError, SearchError
 from ..masks import Edges, attachment_of, concluded, edges, fix, refresh, scheduled_density, weights_digest
 from ..ticket import Ticket, extract, store
 from ..weights import digest
-from .batch_norm import synchronised
 from .checkpoint import Checkpoints, as_the_first, has_checkpoint
 from .config import SearchConfig
 from .events import EpochDone, Event, Resumed
-from .hardware import Placement, place
 from .interruption import StopRequest, listening
 from .loop import Batches, Loop, Loss, steps_of
+from .machine.hardware import Placement, place
 from .processes import LostProcessError, Processes, joined, refuse_differing
-from .shares import Team
+from .processes.batch_norm import synchronised
+from .processes.shares import Team
 from .state import Best
 
 

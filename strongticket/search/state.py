@@ -19,8 +19,8 @@ from ..ticket import Ticket, from_bytes, to_bytes
 from .config import MACHINE_OPTIONS
 from .events import EpochDone
 from .loop import Loop, Position
+from .machine.randomness import RandomState, random_state, set_random_state
 from .optimizer import REMEMBERED
-from .randomness import RandomState, random_state, set_random_state
 
 
 @dataclass

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from .processes import Processes
+from .group import Processes
 
 _BUCKET_BYTES = 25 * 2**20  # what is worth a message: latency counts for little, and the first ones leave early
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from ..errors import ConfigError
+from ...errors import ConfigError
+from ..config import SearchConfig
+from ..processes import are_several, local_rank
 from .compilation import is_to_be_compiled
-from .config import SearchConfig
-from .processes import are_several, local_rank
 
 
 @dataclass(frozen=True)

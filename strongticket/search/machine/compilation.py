@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import SearchError
-from .config import SearchConfig
+from ...errors import SearchError
+from ..config import SearchConfig
 
 STEPS_WORTH_COMPILING = 5000
 """Steps from which on "auto" compiles on a GPU; compiling takes as long as some thousand steps save there."""

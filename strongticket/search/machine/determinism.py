@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.backends import cudnn
 
-from ..errors import ConfigError
+from ...errors import ConfigError
 
 # cuBLAS adds in a fixed order only if it is given workspaces of its own, and reads this when it is first used.
 _WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

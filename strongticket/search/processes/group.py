@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..errors import ConfigError, SearchError, StrongTicketError
+from ...errors import ConfigError, SearchError, StrongTicketError
 
 PATIENCE = timedelta(minutes=10)
 """How long a process that is still there may keep the others waiting: loading data, writing a checkpoint."""

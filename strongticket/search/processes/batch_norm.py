@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .processes import Processes
+from .group import Processes
 
 
 @contextmanager

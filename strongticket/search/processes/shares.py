@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data.distributed import DistributedSampler
 
-from ..errors import DataError, SearchError
-from ..masks import attachment_of
-from ..weights import words
+from ...errors import DataError, SearchError
+from ...masks import attachment_of
+from ...weights import words
+from ..interruption import StopRequest
 from .batch_norm import is_synchronised
-from .interruption import StopRequest
-from .processes import Processes, refuse_uneven
+from .group import Processes, refuse_uneven
 
 _BITS = 62
 _GOES_ON, _ENDED, _FAILED = range(3)
