@@ -41,25 +41,22 @@ __all__ = [
 FORMAT = 4
 _READABLE = (1, 2, 3, 4)  # 1 knew no binary networks, 2 no codec 'ans', and 3 held every tensor by itself
 
-_KEYS = {  # and the versions that have them
-    "sha256": (1, 2, 3, 4),
-    "format": (1, 2, 3, 4),
-    "seed": (1, 2, 3, 4),
-    "law": (1, 2, 3, 4),
-    "weights_digest": (1, 2, 3, 4),
-    "stored_digest": (1, 2, 3, 4),
-    "masks_digest": (4,),
-    "kept": (1, 2, 3, 4),
-    "total": (1, 2, 3, 4),
-    "search": (1, 2, 3, 4),
-    "model": (1, 2, 3, 4),
-    "provenance": (1, 2, 3, 4),
-    "tensors": (1, 2, 3, 4),
-    "stored": (4,),
-    "trained": (1, 2, 3, 4),
-    "binary": (2, 3, 4),
-}
-_TABLE = ("tensors", "stored", "trained", "binary")  # in version 4: what grows with the network stands compressed
+_DESCRIPTION = (
+    "sha256",
+    "format",
+    "seed",
+    "law",
+    "weights_digest",
+    "stored_digest",
+    "masks_digest",
+    "kept",
+    "total",
+    "search",
+    "model",
+    "provenance",
+)
+_TABLE = ("tensors", "stored", "trained", "binary")  # what grows with the network; part of the description before 4
+_SINCE = {"binary": 2, "masks_digest": 4, "stored": 4}
 STORED_DTYPES = {
     "BOOL": torch.bool,
     "U8": torch.uint8,
@@ -183,13 +180,14 @@ def read(said: Mapping[str, Any], table: Mapping[str, Any] | None = None) -> Des
 
     ``table`` is for version 4 and those behind it.
     """
-    version = said.get("format")
-    keys = [key for key, versions in _KEYS.items() if version in versions]
+    version = said["format"]
     if table is not None:
-        check_keys(said, "the ticket", [key for key in keys if key not in _TABLE], version)
+        check_keys(said, "the ticket", _DESCRIPTION, version)
         check_keys(table, "the table", _TABLE, version)
         said = {**said, **table}
-    check_keys(said, "the ticket", keys, version)
+    else:
+        expected = [key for key in (*_DESCRIPTION, *_TABLE) if _SINCE.get(key, 1) <= version]
+        check_keys(said, "the ticket", expected, version)
     tensors: dict[str, DrawnTensor] = {}
     masks: dict[str, CodedMask] = {}
     digests: dict[str, str] = {}
