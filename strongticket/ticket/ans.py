@@ -55,7 +55,7 @@ def most_edges(size: int, *, masks: int = 1) -> int:
     return masks * _FREE_EDGES + _EDGES_PER_BYTE * size
 
 
-def coded(masks: Sequence[tuple[NDArray[np.uint8], int, int]]) -> bytes:
+def coded(masks: Sequence[tuple[bytes, int, int]]) -> bytes:
     """Return the final state of a coder that took the bytes of ``masks``, from the last of the last to the first.
 
     Each mask is its packed bits, how many of them are 1, and how many there are. The state is little-endian, without
@@ -64,7 +64,7 @@ def coded(masks: Sequence[tuple[NDArray[np.uint8], int, int]]) -> bytes:
     constriction = require()
     coder = constriction.stream.stack.AnsCoder()
     for packed, count, total in reversed(masks):
-        coder.encode_reverse(packed.astype(np.int32), _model(constriction, count, total))
+        coder.encode_reverse(np.frombuffer(packed, np.uint8).astype(np.int32), _model(constriction, count, total))
     data: bytes = coder.get_compressed().astype("<u4").tobytes()
     return data.rstrip(b"\0")
 

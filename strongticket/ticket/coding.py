@@ -100,45 +100,18 @@ def encode_masks(masks: Mapping[str, Tensor], *, coder: str = "zstd") -> CodedMa
     TicketError, with the name, if a tensor is not bool, and what ``check_coder`` raises.
     """
     check_coder(coder)
-    hasher, coded = hashlib.sha256(), {}
-    plain: list[bytes] = []
-    symbols: list[tuple[bytes, bool]] = []
-    states: list[tuple[NDArray[np.uint8], int, int]] = []
-    before: tuple[object, float] = (None, 0.0)
+    hasher, coded, streams = hashlib.sha256(), {}, _Streams()
     for name, mask in masks.items():
         if mask.dtype is not torch.bool:
             raise TicketError(f"the mask of {name} is {str(mask.dtype).removeprefix('torch.')}; expected bool")
         flat: NDArray[np.bool_] = mask.detach().cpu().contiguous().reshape(-1).numpy()
-        count = int(np.count_nonzero(flat))
-        bits = np.packbits(flat, bitorder="little")
-        packed = bits.tobytes()
+        packed = np.packbits(flat, bitorder="little").tobytes()
         hasher.update(packed)
-        content = {"zstd-bits": packed, "zstd-gaps": _gaps(flat, count)}
-        sizes = {"bits": len(packed)} | {codec: len(framed([(data, True)])) for codec, data in content.items()}
-        if coder == "ans" and 0 < count < flat.size:
-            state = ans.coded([(bits, count, flat.size)])
-            if flat.size <= ans.most_edges(len(state) - 8):  # behind other states it may take some bytes less
-                sizes["ans"] = len(state)
-        codec = min(sizes, key=lambda name: sizes[name])
+        count = int(np.count_nonzero(flat))
+        codec, content = _smallest(flat, packed, count, coder)
+        streams.add(codec, content, count, flat.size)
         coded[name] = CodedMask(codec, count)
-        if codec == "ans":
-            states.append((bits, count, flat.size))
-        elif codec == "bits":
-            plain.append(packed)
-        else:
-            rarer_is_kept = _rarer_is_kept(count, flat.size)
-            kind, share = (codec, rarer_is_kept), (count if rarer_is_kept else flat.size - count) / flat.size
-            alike = kind == before[0] and 10 * abs(share - before[1]) <= max(share, before[1])
-            symbols.append((content[codec], alike or not symbols))
-            before = (kind, share)
-    streams = {}
-    if plain:
-        streams["bits"] = b"".join(plain)
-    if symbols:
-        streams["zstd"] = framed(symbols)
-    if states:
-        streams["ans"] = ans.coded(states)
-    return CodedMasks(coded, hasher.hexdigest(), streams)
+    return CodedMasks(coded, hasher.hexdigest(), streams.joined())
 
 
 def decode_masks(coded: CodedMasks, shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
@@ -195,6 +168,53 @@ def _check_claims(coded: CodedMasks, totals: Mapping[str, int]) -> None:
         raise TicketError(
             f"{coded.label} has {sum(in_ans)} edges in {size} bytes; the codec 'ans' has at most {most} in them"
         )
+
+
+def _smallest(flat: NDArray[np.bool_], packed: bytes, count: int, coder: str) -> tuple[str, bytes]:
+    """Return the codec in which a mask by itself is smallest, and what that codec codes: packed bits or gaps."""
+    content = {"zstd-bits": packed, "zstd-gaps": _gaps(flat, count)}
+    sizes = {"bits": len(packed)} | {codec: len(framed([(symbols, True)])) for codec, symbols in content.items()}
+    if coder == "ans" and 0 < count < flat.size:
+        size = len(ans.coded([(packed, count, flat.size)]))
+        if flat.size <= ans.most_edges(size - 8):  # behind other states it may take some bytes less
+            sizes["ans"] = size
+    codec = min(sizes, key=lambda name: sizes[name])
+    return codec, content.get(codec, packed)
+
+
+class _Streams:
+    """What goes into the streams, mask by mask."""
+
+    def __init__(self) -> None:
+        self._plain: list[bytes] = []
+        self._symbols: list[tuple[bytes, bool]] = []
+        self._states: list[tuple[bytes, int, int]] = []
+        self._before: tuple[object, float] = (None, 0.0)
+
+    def add(self, codec: str, content: bytes, count: int, total: int) -> None:
+        if codec == "bits":
+            self._plain.append(content)
+        elif codec == "ans":
+            self._states.append((content, count, total))
+        else:
+            self._symbols.append((content, self._goes_on(codec, count, total)))
+
+    def joined(self) -> dict[str, bytes]:
+        found = {}
+        if self._plain:
+            found["bits"] = b"".join(self._plain)
+        if self._symbols:
+            found["zstd"] = framed(self._symbols)
+        if self._states:
+            found["ans"] = ans.coded(self._states)
+        return found
+
+    def _goes_on(self, codec: str, count: int, total: int) -> bool:
+        """Say whether the symbols of a mask are distributed as those before: a tenth apart pays for a new block."""
+        kept = _rarer_is_kept(count, total)
+        kind, share = (codec, kept), (count if kept else total - count) / total
+        (last_kind, last), self._before = self._before, (kind, share)
+        return not self._symbols or (kind == last_kind and 10 * abs(share - last) <= max(share, last))
 
 
 def _rarer_is_kept(count: int, total: int) -> bool:
