@@ -65,8 +65,8 @@ NETWORKS: Mapping[str, Network] = MappingProxyType(
             norm="batch",
         ),
         "vgg-early": Network(
-            "5 convolutions (64, 128, 256) with batch norm, pooled early, then classes",
-            ((64,), (128, 128), (256, 256)),
+            "6 convolutions (64, 128, 256, 512) with batch norm, pooled early, then classes",
+            ((64,), (128, 128), (256, 256), (512,)),
             (),
             norm="batch",
             pools_early=True,
@@ -88,9 +88,9 @@ def build_network(
 
     A block is 3x3 convolutions (padding 1), each followed by the norm and the activation, and a 2x2 max-pool at its
     end, or after its first convolution if the network pools early. A pool stands before the norm if the activation is
-    binary or the network pools early. The image goes into the first layer as it is, and
-    the last layer's outputs are real, whatever the activation. The layers with weights are called
-    ``conv1, conv2, ..., fc1, fc2, head`` in every variant, and have the same state_dict.
+    binary or the network pools early. The image goes into the first layer as it is, and the last layer's outputs are
+    real, whatever the activation. The layers with weights are called ``conv1, conv2, ..., fc1, fc2, head`` in every
+    variant, and have the same state_dict.
 
     Parameters
     ----------
