@@ -39,13 +39,6 @@ def test_the_number_of_weights_of_vgg_small_is_the_sum_over_its_seven_layers() -
     assert sum(tensor.numel() for tensor in model.parameters() if tensor.dim() > 1) == 4_656_512
 
 
-def test_the_number_of_weights_of_vgg_early_is_the_sum_over_its_seven_layers() -> None:
-    convolutions = 9 * (3 * 64 + 64 * 128 + 128 * 128 + 128 * 256 + 256 * 256 + 256 * 512)
-    assert convolutions + 512 * 2 * 2 * 10 == 2_307_776
-    model = build_network("vgg-early", CIFAR, classes=10)
-    assert sum(tensor.numel() for tensor in model.parameters() if tensor.dim() > 1) == 2_307_776
-
-
 def test_width_multiplies_every_hidden_layer_but_neither_input_nor_classes() -> None:
     shapes = {
         name: tuple(tensor.shape)
@@ -96,30 +89,6 @@ def test_vgg_small_has_its_only_linear_layer_at_the_end() -> None:
     ]
 
 
-@pytest.mark.parametrize(("activation", "word"), [(None, "relu"), ("relu", "relu"), ("binary", "sign")])
-def test_vgg_early_pools_after_the_first_convolution_of_a_block_and_before_its_norm(
-    activation: str | None, word: str
-) -> None:
-    layers = build_network("vgg-early", CIFAR, classes=2, width=0.05, activation=activation).named_children()
-    assert [name for name, _ in layers] == [
-        *("conv1", "pool1", "norm_conv1", f"{word}_conv1"),
-        *("conv2", "pool2", "norm_conv2", f"{word}_conv2"),
-        *("conv3", "norm_conv3", f"{word}_conv3"),
-        *("conv4", "pool3", "norm_conv4", f"{word}_conv4"),
-        *("conv5", "norm_conv5", f"{word}_conv5"),
-        *("conv6", "pool4", "norm_conv6", f"{word}_conv6"),
-        *("flatten", "head"),
-    ]
-
-
-def test_vgg_early_without_norm_pools_in_the_same_places() -> None:
-    layers = build_network("vgg-early", CIFAR, classes=2, width=0.05, norm="none").named_children()
-    assert [name for name, _ in layers if not name.startswith("relu")] == [
-        *("conv1", "pool1", "conv2", "pool2", "conv3", "conv4", "pool3", "conv5", "conv6", "pool4"),
-        *("flatten", "head"),
-    ]
-
-
 @pytest.mark.parametrize(
     ("name", "activation", "norm", "normalised"),
     [
@@ -165,7 +134,7 @@ def test_the_dense_baseline_has_affine_batch_norm() -> None:
 def test_every_shape_that_leaves_a_pixel_works_and_every_other_is_refused(
     name: str, channels: int, height: int, width: int, classes: int
 ) -> None:
-    halvings = {"mlp": 0, "conv2": 1, "conv4": 2, "conv6": 3, "conv8": 4, "vgg-small": 3, "vgg-early": 4}[name]
+    halvings = {"mlp": 0, "conv2": 1, "conv4": 2, "conv6": 3, "conv8": 4, "vgg-small": 3}[name]
     shape = (channels, height, width)
     if min(height, width) < 2**halvings:
         with pytest.raises(ModelError, match=rf"{name} halves its input {halvings} times.*{height}x{width}"):

@@ -1,9 +1,7 @@
-"""The networks without shortcuts: LeNet-300-100, Conv2 to Conv8 and VGG-small of the papers, and one for short runs.
+"""The networks of the papers without shortcuts: LeNet-300-100, Conv2 to Conv8, and VGG-small.
 
 Sources: Ramanujan et al. 2020 (arXiv 1911.13299), section 4.1; Frankle & Carbin 2019 (arXiv 1803.03635), figure 2;
-Diffenderfer & Kailkhura 2021 (arXiv 2103.09377) for VGG-small and the binary variants. `vgg-early` takes from Jordan
-2024 (arXiv 2404.00498), section 3, that a block pools right after its first convolution; its depth and channels are
-this library's own.
+Diffenderfer & Kailkhura 2021 (arXiv 2103.09377) for VGG-small and the binary variants.
 No layer has a bias. A width multiplies every hidden layer, the fully connected ones included.
 """
 
@@ -26,17 +24,12 @@ HIDDEN_LINEAR = (256, 256)
 
 @dataclass(frozen=True)
 class Network:
-    """A definition: channels of each convolution block, units of each hidden linear layer, and its own norm.
-
-    A block ends with its pool; one that ``pools_early`` has it right after its first convolution, before the norm,
-    so that all that follows in the block, and that norm itself, sees a quarter of the pixels.
-    """
+    """A definition: channels of each convolution block, units of each hidden linear layer, and its own norm."""
 
     description: str
     blocks: tuple[tuple[int, ...], ...]
     linear: tuple[int, ...]
     norm: str = "none"
-    pools_early: bool = False
 
 
 NETWORKS: Mapping[str, Network] = MappingProxyType(
@@ -64,13 +57,6 @@ NETWORKS: Mapping[str, Network] = MappingProxyType(
             (),
             norm="batch",
         ),
-        "vgg-early": Network(
-            "6 convolutions (64, 128, 256, 512) with batch norm, pooled early, then classes",
-            ((64,), (128, 128), (256, 256), (512,)),
-            (),
-            norm="batch",
-            pools_early=True,
-        ),
     }
 )
 
@@ -87,10 +73,9 @@ def build_network(
     """Build one of `NETWORKS` as a flat sequence of named layers.
 
     A block is 3x3 convolutions (padding 1), each followed by the norm and the activation, and a 2x2 max-pool at its
-    end, or after its first convolution if the network pools early. A pool stands before the norm if the activation is
-    binary or the network pools early. The image goes into the first layer as it is, and the last layer's outputs are
-    real, whatever the activation. The layers with weights are called ``conv1, conv2, ..., fc1, fc2, head`` in every
-    variant, and have the same state_dict.
+    end, which stands before the norm if the activation is binary. The image goes into the first layer as it is, and
+    the last layer's outputs are real, whatever the activation. The layers with weights are called
+    ``conv1, conv2, ..., fc1, fc2, head`` in every variant, and have the same state_dict.
 
     Parameters
     ----------
@@ -129,19 +114,15 @@ def build_network(
 
     def add(layer: str, weighted: nn.Module, normalisation: nn.Module, pool: Layers) -> None:
         layers[layer] = weighted
-        normed: Layers = {f"norm_{layer}": normalisation} if norm == "batch" else {}
-        if network.pools_early:
-            layers.update(pool)
-            pool = {}
+        normed = {f"norm_{layer}": normalisation} if norm == "batch" else {}
         layers.update(act.following(f"_{layer}", norm=normed, pool=pool))
 
     convolutions = 0
     for number, block in enumerate(network.blocks, start=1):
-        pooled = 1 if network.pools_early else len(block)
         for position, units in enumerate(block, start=1):
             convolutions += 1
             out = scaled(units, width)
-            pool: Layers = {f"pool{number}": nn.MaxPool2d(2)} if position == pooled else {}
+            pool: Layers = {f"pool{number}": nn.MaxPool2d(2)} if position == len(block) else {}
             convolution = nn.Conv2d(channels, out, 3, padding=1, bias=False)
             add(f"conv{convolutions}", convolution, nn.BatchNorm2d(out), pool)
             channels = out
