@@ -142,6 +142,16 @@ def test_an_odd_table_is_refused(data: Callable[[], bytes], message: str) -> Non
     assert_refused(data(), message)
 
 
+def test_there_are_not_more_tensors_than_can_be_read_in_a_moment() -> None:
+    tensor = {"shape": [1], "dtype": "float32", "scale": 1, "mask": {"codec": "bits", "count": 1}}
+    for count, message in (
+        (2**14, "the mask of t0 has bits behind its last edge"),
+        (2**14 + 1, "the ticket has 16385 tensors; expected at most 16384$"),
+    ):
+        tensors = {f"t{number}": tensor for number in range(count)}
+        assert_refused(forged({**SAID, "tensors": tensors, "kept": count, "total": count}, TENSORS), message)
+
+
 def test_tensors_fill_the_file_without_gap_or_overlap() -> None:
     table = zstd.compress(TABLE_TEXT)
     end = len(table)

@@ -79,6 +79,7 @@ STORED_DTYPES = {
 _EXAMPLES = {"tensor": "conv1.weight", "module": "layer1.relu"}
 _VERSIONS = f"versions {_READABLE[0]} to {FORMAT}"
 _LONGEST_NAME = 1024
+_MOST_TENSORS = 1 << 14
 _LARGEST_SHAPE = 2**48
 _MOST_DIMENSIONS = 64
 
@@ -191,7 +192,10 @@ def read(said: Mapping[str, Any], table: Mapping[str, Any] | None = None) -> Des
     tensors: dict[str, DrawnTensor] = {}
     masks: dict[str, CodedMask] = {}
     digests: dict[str, str] = {}
-    for name, value in object_in(said["tensors"], "tensors").items():
+    described = object_in(said["tensors"], "tensors")
+    if len(described) > _MOST_TENSORS:  # each takes time, and few bytes of a compressed table
+        raise TicketError(f"the ticket has {len(described)} tensors; expected at most {_MOST_TENSORS}")
+    for name, value in described.items():
         check_name(name)
         where = f"tensors.{name}"
         fields = object_in(value, where)
