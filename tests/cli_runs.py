@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,19 +59,3 @@ def file_size_limit(limit: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def as_format_1(data: bytes) -> bytes:
-    """Return a ticket file of the current format, of an ordinary network, as format version 1 had it."""
-    size = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + size])
-    said = json.loads(header["__metadata__"]["strongticket"])
-    binary = said.pop("binary")
-    assert binary == {"gain": None, "activations": {}}
-    said |= {"sha256": "0" * 64, "format": 1}
-    header["__metadata__"]["strongticket"] = json.dumps(said, separators=(",", ":"))
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    old = len(text).to_bytes(8, "little") + text + data[8 + size :]
-    at = old.index(b"0" * 64)
-    return old[:at] + hashlib.sha256(old).hexdigest().encode() + old[at + 64 :]

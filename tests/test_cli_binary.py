@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from cli_runs import TINY, as_format_1, image_folder, refusal, search
+from cli_runs import TINY, image_folder, refusal, search
+from ticket_files import apart, forged
 from torch import nn
 
 import strongticket as st
@@ -279,8 +280,7 @@ def test_a_ticket_of_format_1_is_evaluated_inspected_and_exported(
     del found.model["activation"]  # type: ignore[attr-defined]
     for key in ("binary", "activations", "activation_gradient", "weight_gain"):
         del found.provenance["config"][key]
-    st.save(found, tmp_path / "new")
-    (tmp_path / "old").write_bytes(as_format_1((tmp_path / "new").read_bytes()))
+    (tmp_path / "old").write_bytes(forged(*apart(found, 1)))
     old = json_of(capsys, "evaluate", tmp_path / "old", *QUICK)
     new = report_of(run)
     assert old["ticket"] == {**new["ticket"], "file_bytes": old["ticket"]["file_bytes"]}
