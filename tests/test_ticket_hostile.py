@@ -358,9 +358,12 @@ HARMFUL: dict[str, Callable[[], bytes]] = {
     "a table of objects": lambda: with_table(('{"a":' + filled('{"a":0}') + "}").encode()),
     "a table of digits": lambda: with_table(b'{"a":' + b"9" * 4_000_000 + b"}"),
     "a table of no text": lambda: with_table(b"\xff" * 4_000_000),
-    "many joined masks": lambda: joined("bits", {f"t{n}": ("bits", 1, [1]) for n in range(16_384)}, b"\1" * 16_383),
+    "many joined masks": lambda: joined("bits", {f"t{n}": ("bits", 1, [1]) for n in range(8192)}, b"\1" * 8191),
     "many joined gaps": lambda: joined(
-        "zstd", {f"t{n}": ("zstd-gaps", 1, [2**9]) for n in range(16_384)}, zstd.compress(b"\xff\0" * 16_383)
+        "zstd", {f"t{n}": ("zstd-gaps", 1, [2**9]) for n in range(8192)}, zstd.compress(b"\xff\0" * 8191)
+    ),
+    "many joined states": lambda: joined(
+        "ans", {f"t{n}": ("ans", 1 + n % 7, [16 + n]) for n in range(8192)}, NOISE[: 1 << 18]
     ),
     "joined gaps of no end": lambda: joined("zstd", {"w": ("zstd-gaps", 0, [2**26])}, zstd.compress(b"")),
     "joined gaps of escapes": lambda: joined(

@@ -145,8 +145,8 @@ def test_an_odd_table_is_refused(data: Callable[[], bytes], message: str) -> Non
 def test_there_are_not_more_tensors_than_can_be_read_in_a_moment() -> None:
     tensor = {"shape": [1], "dtype": "float32", "scale": 1, "mask": {"codec": "bits", "count": 1}}
     for count, message in (
-        (2**14, "the mask of t0 has bits behind its last edge"),
-        (2**14 + 1, "the ticket has 16385 tensors; expected at most 16384$"),
+        (2**13, "the mask of t0 has bits behind its last edge"),
+        (2**13 + 1, "the ticket has 8193 tensors; expected at most 8192$"),
     ):
         tensors = {f"t{number}": tensor for number in range(count)}
         assert_refused(forged({**SAID, "tensors": tensors, "kept": count, "total": count}, TENSORS), message)

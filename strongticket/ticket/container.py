@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import TicketError
 from .coding import STREAM_OF
-from .description import FORMAT, check_format, check_name, edge_count
+from .description import JOINED, check_format, check_name, edge_count
 from .strict import parse, shown
 
 __all__ = ["Container", "pack", "read_container", "sections", "unpack"]
@@ -109,7 +109,7 @@ def _header(file: BinaryIO, size: int) -> tuple[bytes, dict[str, Any]]:
 
 
 def _check_key(key: str, version: int) -> None:
-    if version == FORMAT:
+    if version >= JOINED:
         if key not in _SECTIONS:
             raise TicketError(f"the file has a tensor {shown(key)}; a ticket has {', '.join(_SECTIONS)} only")
         return

@@ -28,6 +28,7 @@ from .ticket import Ticket
 
 __all__ = [
     "FORMAT",
+    "JOINED",
     "STORED_DTYPES",
     "Description",
     "StoredTensor",
@@ -39,6 +40,7 @@ __all__ = [
 ]
 
 FORMAT = 4
+JOINED = 4  # the version from which on masks share streams, and what grows with the network is a table
 _READABLE = (1, 2, 3, 4)  # 1 knew no binary networks, 2 no codec 'ans', and 3 held every tensor by itself
 
 _DESCRIPTION = (
@@ -79,7 +81,7 @@ STORED_DTYPES = {
 _EXAMPLES = {"tensor": "conv1.weight", "module": "layer1.relu"}
 _VERSIONS = f"versions {_READABLE[0]} to {FORMAT}"
 _LONGEST_NAME = 1024
-_MOST_TENSORS = 1 << 14
+_MOST_TENSORS = 1 << 13  # of a table, where a tensor takes few bytes: each takes time to read
 _LARGEST_SHAPE = 2**48
 _MOST_DIMENSIONS = 64
 
@@ -181,10 +183,12 @@ def read(said: Mapping[str, Any], table: Mapping[str, Any] | None = None) -> Des
 
     ``table`` is for version 4 and those behind it.
     """
-    version = said["format"]
+    version: int = said["format"]
     if table is not None:
         check_keys(said, "the ticket", _DESCRIPTION, version)
         check_keys(table, "the table", _TABLE, version)
+        if (count := len(object_in(table["tensors"], "tensors"))) > _MOST_TENSORS:
+            raise TicketError(f"the ticket has {count} tensors; expected at most {_MOST_TENSORS}")
         said = {**said, **table}
     else:
         expected = [key for key in (*_DESCRIPTION, *_TABLE) if _SINCE.get(key, 1) <= version]
@@ -192,10 +196,7 @@ def read(said: Mapping[str, Any], table: Mapping[str, Any] | None = None) -> Des
     tensors: dict[str, DrawnTensor] = {}
     masks: dict[str, CodedMask] = {}
     digests: dict[str, str] = {}
-    described = object_in(said["tensors"], "tensors")
-    if len(described) > _MOST_TENSORS:  # each takes time, and few bytes of a compressed table
-        raise TicketError(f"the ticket has {len(described)} tensors; expected at most {_MOST_TENSORS}")
-    for name, value in described.items():
+    for name, value in object_in(said["tensors"], "tensors").items():
         check_name(name)
         where = f"tensors.{name}"
         fields = object_in(value, where)
@@ -203,11 +204,11 @@ def read(said: Mapping[str, Any], table: Mapping[str, Any] | None = None) -> Des
         if tensors[name].masked:
             total = math.prod(tensors[name].shape)
             masks[name] = _mask(fields["mask"], total, f"{where}.mask", version)
-            if version != FORMAT:
+            if version < JOINED:
                 digests[name] = digest_in(fields["mask"]["sha256"], f"{where}.mask.sha256")
     if not masks:
         raise TicketError("the ticket has no mask; expected one tensor with a mask at least")
-    if version == FORMAT:
+    if version >= JOINED:
         coded = [_coded(masks, digest_in(said["masks_digest"], "masks_digest"))]
     else:
         coded = [_coded({name: mask}, digests[name]) for name, mask in masks.items()]
@@ -218,7 +219,7 @@ def read(said: Mapping[str, Any], table: Mapping[str, Any] | None = None) -> Des
         coded=tuple(coded),
         weights_digest=digest_in(said["weights_digest"], "weights_digest"),
         stored_digest=digest_in(said["stored_digest"], "stored_digest"),
-        stored=_stored(said["stored"], version) if version == FORMAT else None,
+        stored=_stored(said["stored"], version) if version >= JOINED else None,
         trained=_names(said["trained"], "trained"),
         binary=Binary() if version == 1 else _binary(said["binary"], version),
         search=_free(said["search"], "search"),
@@ -262,10 +263,10 @@ def _tensor(fields: Mapping[str, Any], where: str, version: object) -> DrawnTens
     return DrawnTensor(tuple(fields["shape"]), fields["dtype"], float(scale), masked=fields["mask"] is not None)
 
 
-def _mask(value: object, total: int, where: str, version: object) -> CodedMask:
+def _mask(value: object, total: int, where: str, version: int) -> CodedMask:
     fields = object_in(value, where)
-    check_keys(fields, where, ("codec", "count") if version == FORMAT else ("codec", "count", "sha256"), version)
-    known = [codec for codec in CODECS if codec != "ans" or version not in (1, 2)]
+    check_keys(fields, where, ("codec", "count") if version >= JOINED else ("codec", "count", "sha256"), version)
+    known = [codec for codec in CODECS if codec != "ans" or version >= 3]
     if not isinstance(fields["codec"], str) or fields["codec"] not in known:
         raise TicketError(f"{where}.codec is {shown(fields['codec'])}; format version {version} has {', '.join(known)}")
     if not total:

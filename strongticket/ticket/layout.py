@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import TicketError
 from .coding import CodedMasks
 from .container import Container, sections, unpack
-from .description import FORMAT, STORED_DTYPES, Description, read
+from .description import JOINED, STORED_DTYPES, Description, read
 from .frames import framed_text, text_of
 from .strict import parse, shown
 
@@ -33,7 +33,7 @@ def laid_out(table: str, coded: CodedMasks, stored: Mapping[str, Tensor]) -> dic
 
 def described(container: Container) -> Description:
     """Return what a file says of itself; TicketError, naming the place, for whatever is odd."""
-    if container.said["format"] != FORMAT:
+    if container.said["format"] < JOINED:
         said = read(container.said)
         _check_entries(said, container.entries)
         return said
