@@ -46,7 +46,7 @@ class Assembly:
             model,
             density=config.density_by_name,
             seed=config.seed,
-            rule=config.rule,
+            rule=config.chosen_rule,
             scope=config.scope,
             floor=config.floor,
             weights=config.law,

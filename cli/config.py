@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from strongticket.errors import ConfigError, StrongTicketError
-from strongticket.masks import RULES, BinaryParts, Density, NormPolicy, Scope
+from strongticket.masks import RULE_OPTIONS, RULES, BinaryParts, Density, NormPolicy, Rule, Scope, as_rule
 from strongticket.models import parse_width
 from strongticket.search import SearchConfig
 from strongticket.ticket import CODERS
@@ -94,6 +94,17 @@ class RunConfig(SearchConfig):
     rule: Annotated[str, OneOf(RULES)] = Field(
         "edge-popup", description="How scores become masks.", json_schema_extra=_MASKS
     )
+    coats: int | None = Field(
+        None, description="Nested masks of rule multicoated; 3 if not given.", json_schema_extra=_MASKS
+    )
+    redraw_every: int | None = Field(
+        None, description="Steps between the draws of rule iterand; 300 if not given.", json_schema_extra=_MASKS
+    )
+    redraw_share: float | None = Field(
+        None,
+        description="Probability that iterand then draws a dropped weight anew; 0.1 if not given.",
+        json_schema_extra=_MASKS,
+    )
     scope: Scope = Field("layer", description="Which edges compete with each other.", json_schema_extra=_MASKS)
     floor: float = Field(
         0.0, ge=0, le=1, description="Density below which no tensor falls in global scope.", json_schema_extra=_MASKS
@@ -151,6 +162,11 @@ class RunConfig(SearchConfig):
         return SearchConfig(**{name: getattr(self, name) for name in SearchConfig.model_fields})
 
     @property
+    def chosen_rule(self) -> Rule:
+        """The rule as ``attach`` takes it; ConfigError for options that it does not have, or values it cannot use."""
+        return as_rule(self.rule, **{option: getattr(self, option) for option in RULE_OPTIONS})
+
+    @property
     def density_by_name(self) -> Density:
         """The density as ``attach`` takes it: one number, or ``densities`` with ``density`` for all other tensors."""
         return (
@@ -195,9 +211,11 @@ def format_config(config: RunConfig) -> str:
 
 def _validated(values: Mapping[str, Any], flags: Mapping[str, Any], source: str) -> RunConfig:
     try:
-        return RunConfig.model_validate(dict(values))
+        config = RunConfig.model_validate(dict(values))
     except ValidationError as error:
         raise ConfigError("; ".join(_explain(part, flags, source) for part in error.errors())) from None
+    _ = config.chosen_rule  # refuses options of another rule
+    return config
 
 
 def _read(file: Traversable) -> str:

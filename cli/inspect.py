@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from torch import nn
 from strongticket import Ticket, apply
 from strongticket.errors import StrongTicketError, TicketError
 from strongticket.evaluate import Layer, Values, layers_of, outputs_of
+from strongticket.masks import MOST_LEVELS
 from strongticket.models import check_fits, is_factory
 from strongticket.search import seeded
-from strongticket.ticket import coder_of, encode_masks, entropy_bits
+from strongticket.ticket import bound_bits, coder_of, mask_bits
 from strongticket.weights import digest
 
 from .assembly import network_of
@@ -69,6 +71,7 @@ def facts_of(ticket: Ticket, *, file_bytes: int, coder: str = "zstd") -> dict[st
         "entropy_bound": sum(tensor["entropy_bound"] * tensor["total"] for tensor in masked) / ticket.total,
         "weights_digest": ticket.weights_digest,
         "masks_digest": digest(ticket.masks),
+        "levels": _levels_facts(ticket),
         "trained": list(ticket.trained),
         "binary": {"gain": ticket.binary.gain, "activations": dict(ticket.binary.activations)},
         "layers": [layer.as_dict() for layer in layers],
@@ -80,14 +83,24 @@ def facts_of(ticket: Ticket, *, file_bytes: int, coder: str = "zstd") -> dict[st
     }
 
 
+def _levels_facts(ticket: Ticket) -> dict[str, Any] | None:
+    """Return what the levels of kept edges are, and how many edges have each; None if masks have none."""
+    if ticket.levels is None:
+        return None
+    counts = sum(torch.bincount(mask.flatten(), minlength=MOST_LEVELS + 1) for mask in ticket.masks.values())
+    edges = {str(level): count for level, count in enumerate(torch.as_tensor(counts).tolist()) if level and count}
+    return {"kind": ticket.levels, "edges": edges}
+
+
 def _tensor_facts(name: str, ticket: Ticket, coder: str) -> dict[str, Any]:
     drawn = ticket.tensors[name]
     total = kept = math.prod(drawn.shape)
     bits = bound = 0.0
     if drawn.masked:
         mask = ticket.masks[name]
-        kept = int(mask.sum())
-        bits, bound = 8 * encode_masks({name: mask}, coder=coder).size / total, entropy_bits(kept, total) / total
+        kept = int(mask.count_nonzero())
+        alone = replace(ticket, tensors={name: drawn}, masks={name: mask})
+        bits, bound = mask_bits(alone, coder=coder) / total, bound_bits(mask) / total
     return {
         "name": name,
         "shape": list(drawn.shape),

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from difflib import get_close_matches
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..masks import Selection, as_rule, find_slots
-from ..ticket import Ticket
+from ..masks import RULE_OPTIONS, Selection, as_rule, find_slots, mask_dtype
+from ..ticket import Ticket, drawn_weights
 from ..weights import digest, permutation, sample, words
 
 CONTROLS: dict[str, str] = {
@@ -43,7 +45,14 @@ def check_controls(names: tuple[str, ...]) -> None:
 
 def random_masks(ticket: Ticket, seed: int) -> dict[str, Tensor]:
     """Return uniformly random masks with each layer's own number of kept edges."""
-    return _each(ticket, lambda name, m: sample(seed, f"{name}:control:random", m.numel(), int(m.sum())))
+
+    def random(name: str, mask: Tensor) -> NDArray[Any]:
+        if ticket.levels is None:
+            return sample(seed, f"{name}:control:random", mask.numel(), int(mask.sum()))
+        # As many edges of every level, wherever they are.
+        return mask.flatten().numpy()[permutation(seed, f"{name}:control:random", mask.numel())]
+
+    return _each(ticket, random)
 
 
 def shuffled_masks(ticket: Ticket, seed: int) -> dict[str, Tensor]:
@@ -54,9 +63,9 @@ def shuffled_masks(ticket: Ticket, seed: int) -> dict[str, Tensor]:
 def inverted_masks(ticket: Ticket) -> dict[str, Tensor]:
     """Return the complements of the ticket's masks; ConfigError if a layer keeps everything."""
     for name, mask in ticket.masks.items():
-        if bool(mask.all()):
+        if bool((mask > 0).all()):
             raise ConfigError(f"control 'inverted' cannot be had: the ticket keeps every edge of {name}")
-    return {name: ~mask for name, mask in ticket.masks.items()}
+    return {name: (mask == 0).to(mask.dtype) for name, mask in ticket.masks.items()}
 
 
 def initial_masks(ticket: Ticket, model: nn.Module, seed: int) -> dict[str, Tensor]:
@@ -65,14 +74,15 @@ def initial_masks(ticket: Ticket, model: nn.Module, seed: int) -> dict[str, Tens
     With the seed of the ticket these are the very masks its search began with.
     """
     asked = ticket.search
-    rule = as_rule(asked["rule"])
+    rule = as_rule(asked["rule"], **{option: asked[option] for option in RULE_OPTIONS if option in asked})
     selection = Selection(asked["density"], asked["scope"], asked["floor"])
     slots = find_slots(model)
     scores = {
         name: rule.initial_scores(seed, name, mask.shape, fans=slots[name].fans, density=selection.density_of(name))
         for name, mask in ticket.masks.items()
     }
-    return rule.conclude(scores, selection)
+    masks = rule.conclude(scores, selection)
+    return {name: mask.to(mask_dtype(ticket.levels)) for name, mask in masks.items()}
 
 
 def control_ticket(name: str, ticket: Ticket, model: nn.Module, seed: int) -> Ticket:
@@ -82,20 +92,20 @@ def control_ticket(name: str, ticket: Ticket, model: nn.Module, seed: int) -> Ti
     derived from ``seed``, so that they are never the ticket's own.
     """
     if name == "random":
-        return replace(ticket, masks=random_masks(ticket, seed))
-    if name == "shuffled":
-        return replace(ticket, masks=shuffled_masks(ticket, seed))
-    if name == "inverted":
-        return replace(ticket, masks=inverted_masks(ticket))
-    if name == "initial":
-        return replace(ticket, masks=initial_masks(ticket, model, seed))
-    fresh = int(words(seed, f"control:{name}", 1)[0])
-    slots = find_slots(model)
-    drawn = {n: slots[n].drawn(ticket.law, fresh, tensor.scale) for n, tensor in ticket.tensors.items()}
-    redrawn = replace(ticket, seed=fresh, weights_digest=digest(drawn))
-    if name == "redrawn":
-        return redrawn
-    return replace(redrawn, masks={n: torch.ones_like(mask) for n, mask in ticket.masks.items()})
+        control = replace(ticket, masks=random_masks(ticket, seed))
+    elif name == "shuffled":
+        control = replace(ticket, masks=shuffled_masks(ticket, seed))
+    elif name == "inverted":
+        control = replace(ticket, masks=inverted_masks(ticket))
+    elif name == "initial":
+        control = replace(ticket, masks=initial_masks(ticket, model, seed))
+    else:
+        control = replace(ticket, seed=int(words(seed, f"control:{name}", 1)[0]))
+        if name == "untrained":
+            control = replace(control, masks={n: torch.ones_like(mask) for n, mask in ticket.masks.items()})
+    if control.seed == ticket.seed and ticket.levels != "draws":  # then the weights are the ticket's
+        return control
+    return replace(control, weights_digest=digest(drawn_weights(control, find_slots(model))))
 
 
 def _each(ticket: Ticket, choose: Callable[[str, Tensor], object]) -> dict[str, Tensor]:

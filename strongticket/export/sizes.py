@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from ..ticket import Ticket, entropy_bits
+from ..ticket import Ticket, bound_bits
 
 
 @dataclass(frozen=True)
@@ -29,5 +29,5 @@ def sizes_of(ticket: Ticket, network: nn.Module) -> Sizes:
     # Shared tensors once. The counters of batch norm are whole numbers, and nothing that inference reads.
     tensors = {id(value): value for value in network.state_dict(keep_vars=True).values() if isinstance(value, Tensor)}
     values = sum(tensor.numel() for tensor in tensors.values() if tensor.is_floating_point())
-    bits = sum(entropy_bits(int(mask.sum()), mask.numel()) for mask in ticket.masks.values())
+    bits = sum(bound_bits(mask) for mask in ticket.masks.values())
     return Sizes(4 * values, math.ceil(ticket.total / 8), math.ceil(bits / 8))

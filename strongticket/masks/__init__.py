@@ -7,6 +7,7 @@ from .attachment import (
     attachment_of,
     concluded,
     concluded_masks,
+    drawn_digest,
     edges,
     fix,
     freeze,
@@ -14,11 +15,13 @@ from .attachment import (
     is_attached,
     open_slots,
     put_fixed,
+    redraw,
     refresh,
     weights_digest,
 )
 from .bake import bake
-from .rules import RULES, Edges, Moment, Rule, as_rule
+from .levels import MOST_LEVELS, Levels, draws_in, mask_dtype
+from .rules import RULE_OPTIONS, RULES, Edges, Moment, Rule, as_rule
 from .schedule import DensitySchedule, scheduled_density
 from .selection import Density, Scope, Selection, edge_count, select
 from .slots import NormPolicy, Slot, Where, find_slots, resettable
@@ -26,13 +29,16 @@ from .straight_through import MagnitudeMask, ProbabilityMask
 from .supermask import FixedMask, Supermask
 
 __all__ = [
+    "MOST_LEVELS",
     "RULES",
+    "RULE_OPTIONS",
     "Attachment",
     "BinaryParts",
     "Density",
     "DensitySchedule",
     "Edges",
     "FixedMask",
+    "Levels",
     "MagnitudeMask",
     "Moment",
     "NormPolicy",
@@ -52,6 +58,8 @@ __all__ = [
     "choose_activations",
     "concluded",
     "concluded_masks",
+    "drawn_digest",
+    "draws_in",
     "edge_count",
     "edges",
     "find_slots",
@@ -59,8 +67,10 @@ __all__ = [
     "freeze",
     "frozen_weights",
     "is_attached",
+    "mask_dtype",
     "open_slots",
     "put_fixed",
+    "redraw",
     "refresh",
     "resettable",
     "scheduled_density",

@@ -7,7 +7,7 @@ asked for that by name.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
@@ -37,6 +37,7 @@ from .activations import (
     choose_activations,
     put_binary_activations,
 )
+from .levels import MOST_LEVELS, Levels, draws_in
 from .recurrent import read_through_masks
 from .rules import Edges, Moment, Rule, as_rule
 from .selection import Density, Scope, Selection
@@ -64,9 +65,10 @@ class Attachment:
 
     ``tensors`` are the tensors drawn from the seed. ``reset`` names the parameters that were set to
     what every ticket begins with (biases zero, normalisation without effect); ``trained`` those of
-    them that learn. ``binary`` says what is ±1. ``search`` says in JSON values how the masks are
-    decided. ``rule`` and ``selection`` are None once the masks are fixed; ``refreshes`` counts the
-    decisions made so far, and ``thresholds`` remember where they found theirs.
+    them that learn. ``binary`` says what is ±1, ``levels`` what masks tell of a kept edge. ``search``
+    says in JSON values how the masks are decided. ``rule`` and ``selection`` are None once the masks
+    are fixed; ``refreshes`` counts the decisions made so far, and ``thresholds`` remember where they
+    found theirs.
     """
 
     seed: int
@@ -76,6 +78,7 @@ class Attachment:
     trained: tuple[str, ...]
     search: dict[str, Any]
     binary: Binary = field(default_factory=Binary)
+    levels: Levels | None = None
     rule: Rule | None = None
     selection: Selection | None = None
     refreshes: int = 0
@@ -151,12 +154,15 @@ def attach(
             tensors[name] = DrawnTensor(tuple(slot.parameter.shape), dtype, scale, masked=name in chosen)
     how = {
         "rule": rule.name,
+        **rule.options(),
         "scope": scope,
         "density": dict(density) if isinstance(density, Mapping) else float(density),
         "floor": float(floor),
         "bn": bn,
     }
-    attachment = Attachment(seed, law, tensors, reset, trained, how, Binary(shared, signs), rule, selection)
+    attachment = Attachment(
+        seed, law, tensors, reset, trained, how, Binary(shared, signs), rule.levels, rule, selection
+    )
     freeze(model, attachment, {n: slots[n].drawn(law, seed, t.scale) for n, t in tensors.items()})
     for name in chosen:
         slot = slots[name]
@@ -181,22 +187,43 @@ def refresh(model: nn.Module, *, density: Density | None = None) -> None:
     live = edges(model)
     moment = Moment(attachment.seed, attachment.refreshes, attachment.thresholds)
     with torch.no_grad():
-        _put_masks(model, attachment.rule.decide(live, selection, moment))
+        masks = attachment.rule.decide(live, selection, moment)
+        _put_masks(model, masks)
+        chosen = attachment.rule.redrawn(masks, moment)
+        for name, again in chosen.items():
+            draws = _draws(_slot(model, name))
+            draws += again & (draws < MOST_LEVELS - 1)
+    redraw(model, chosen)
     attachment.refreshes += 1
 
 
-def concluded_masks(model: nn.Module) -> dict[str, Tensor]:
-    """Return copies of the masks a ticket of this model has now: {tensor name: bool tensor on the CPU, C order}.
+@torch.no_grad()
+def redraw(model: nn.Module, names: Iterable[str] | None = None) -> None:
+    """Give tensors, all that were ever drawn anew if not named, the weights that their draws say they have."""
+    attachment = attachment_of(model)
+    if attachment.levels == "draws":
+        for name in attachment.masked if names is None else names:
+            slot = _slot(model, name)
+            slot.parameter.copy_(_drawn(slot, attachment, _draws(slot)))
 
-    While scores are learned these are the rule's final decision at the density of ``attach``; after
-    ``fix`` they are the masks themselves.
+
+def concluded_masks(model: nn.Module) -> dict[str, Tensor]:
+    """Return copies of the masks a ticket of this model has now: {tensor name: tensor on the CPU, C order}.
+
+    They are bool, or uint8 if the rule has levels. While scores are learned these are the rule's final decision at
+    the density of ``attach``; after ``fix`` they are the masks themselves.
     """
+    slots = _masked_slots(model)
+    masks = {name: _mask_module(slots[name]).with_levels(mask) for name, mask in _conclusion(model).items()}
+    return {name: mask.detach().to("cpu", copy=True).contiguous() for name, mask in masks.items()}
+
+
+def _conclusion(model: nn.Module) -> dict[str, Tensor]:
+    """Return what ``concluded_masks`` does, as a mask module has it: bool, or uint8 if it counts coats."""
     attachment = attachment_of(model)
     if attachment.rule is None or attachment.selection is None:
-        masks = {name: _mask_module(slot).mask for name, slot in _masked_slots(model).items()}
-    else:
-        masks = attachment.rule.conclude({n: e.scores for n, e in edges(model).items()}, attachment.selection)
-    return {name: mask.detach().to("cpu", copy=True).contiguous() for name, mask in masks.items()}
+        return {name: _mask_module(slot).mask for name, slot in _masked_slots(model).items()}
+    return attachment.rule.conclude({n: e.scores for n, e in edges(model).items()}, attachment.selection)
 
 
 @contextmanager
@@ -206,7 +233,7 @@ def concluded(model: nn.Module) -> Iterator[None]:
     What a search validates is so the ticket, not the sample or the ramp that the last step worked with.
     """
     before = {name: edge.mask.clone() for name, edge in edges(model).items()}
-    _put_masks(model, concluded_masks(model))
+    _put_masks(model, _conclusion(model))
     try:
         yield
     finally:
@@ -216,11 +243,15 @@ def concluded(model: nn.Module) -> Iterator[None]:
 def fix(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> None:
     """End the search: replace every ``Supermask`` by a ``FixedMask`` and drop the scores, in place.
 
-    ``masks`` are {tensor name: bool tensor}, by default the rule's final decision.
+    ``masks`` are as ``concluded_masks`` returns them, by default the rule's final decision. A weight of a dropped edge
+    that was drawn anew becomes the first that was drawn again.
     """
     attachment = attachment_of(model)
     masks = concluded_masks(model) if masks is None else masks
     for name, slot in _masked_slots(model).items():
+        if attachment.levels == "draws":
+            with torch.no_grad():
+                slot.parameter.copy_(_drawn(slot, attachment, draws_in(masks[name])))
         parametrizations_of(slot.module)[slot.attribute][0] = _fixed(slot, masks[name], attachment)
     attachment.rule = attachment.selection = None
 
@@ -244,7 +275,7 @@ def freeze(model: nn.Module, attachment: Attachment, drawn: Mapping[str, Tensor]
 
 
 def put_fixed(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Put the plain tensors of a frozen ``model`` under fixed masks: {tensor name: bool tensor}."""
+    """Put the plain tensors of a frozen ``model`` under fixed masks, as ``concluded_masks`` returns them."""
     slots, attachment = find_slots(model), attachment_of(model)
     for name, mask in masks.items():
         _put_under(slots[name], _fixed(slots[name], mask, attachment))
@@ -289,8 +320,23 @@ def frozen_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def weights_digest(model: nn.Module) -> str:
-    """Return the SHA-256 of all frozen random weights; equal before and after any search."""
+    """Return the SHA-256 of all frozen random weights as they are."""
     return digest(frozen_weights(model))
+
+
+def drawn_digest(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> str:
+    """Return the SHA-256 of all frozen random weights as the seed gives them, which no search changes.
+
+    Where weights are drawn anew it is that of the draws so far, or of those in ``masks``, as ``concluded_masks``
+    returns them.
+    """
+    attachment, drawn = attachment_of(model), {}
+    for name, tensor in attachment.tensors.items():
+        slot, draws = _slot(model, name), None
+        if attachment.levels == "draws" and tensor.masked:
+            draws = _draws(slot) if masks is None else draws_in(masks[name])
+        drawn[name] = _drawn(slot, attachment, draws)
+    return digest(drawn)
 
 
 def _slot(model: nn.Module, name: str) -> Slot:
@@ -307,6 +353,16 @@ def _mask_module(slot: Slot) -> Supermask | FixedMask:
     return module
 
 
+def _draws(slot: Slot) -> Tensor:
+    draws = _mask_module(slot).draws
+    assert draws is not None  # asked for only where levels are draws
+    return draws
+
+
+def _drawn(slot: Slot, attachment: Attachment, draws: Tensor | None) -> Tensor:
+    return slot.drawn(attachment.law, attachment.seed, attachment.tensors[slot.name].scale, draws)
+
+
 def _put_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     for name, mask in masks.items():
         slot = _slot(model, name)
@@ -314,7 +370,13 @@ def _put_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
 
 def _fixed(slot: Slot, mask: Tensor, attachment: Attachment) -> FixedMask:
-    return FixedMask(_like(mask, slot.parameter, dtype=torch.bool), slot.parameter, _gain_groups(slot, attachment))
+    dtype, draws = torch.bool, None
+    if attachment.levels == "coats":
+        dtype = torch.uint8
+    elif attachment.levels == "draws":
+        draws = _like(draws_in(mask), slot.parameter, dtype=torch.uint8)
+    kept = _like(mask, slot.parameter, dtype=dtype)
+    return FixedMask(kept, slot.parameter, _gain_groups(slot, attachment), draws)
 
 
 def _gain_groups(slot: Slot, attachment: Attachment) -> GainGroups | None:

@@ -54,12 +54,20 @@ class Slot:
         """How many edges meet in one output and leave one input of this tensor."""
         return fans_of(self.module, self.attribute, tuple(self.parameter.shape))
 
-    def drawn(self, law: WeightLaw, seed: int, scale: float) -> Tensor:
+    def drawn(self, law: WeightLaw, seed: int, scale: float, draws: Tensor | None = None) -> Tensor:
         """Return this tensor's random weights in its own dtype, on the CPU, contiguous.
 
-        The padding row of an embedding is zero, as the module promises.
+        ``draws`` (uint8, its shape) says how often each weight was drawn anew: number k > 0 is of the stream
+        ``NAME:draw:k``, 0 of the stream ``NAME``. The padding row of an embedding is zero, as the module promises.
         """
-        weight = draw(law, seed, self.name, tuple(self.parameter.shape), scale=scale)
+        shape = tuple(self.parameter.shape)
+        weight = draw(law, seed, self.name, shape, scale=scale)
+        if draws is not None:
+            draws = draws.cpu()
+            for number in torch.bincount(draws.flatten()).nonzero().flatten().tolist():
+                if number:
+                    again = draw(law, seed, f"{self.name}:draw:{number}", shape, scale=scale)
+                    weight = torch.where(draws == number, again, weight)
         if isinstance(self.module, nn.Embedding | nn.EmbeddingBag) and self.module.padding_idx is not None:
             weight[self.module.padding_idx] = 0
         return weight.to(self.parameter.dtype)

@@ -20,9 +20,13 @@ _INTEGER = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by
 def masked(carried: Tensor, mask: Tensor) -> Tensor:
     """Return ``carried`` where ``mask`` (bool, same shape), +0 elsewhere, never −0; not differentiable.
 
+    A mask that counts coats (uint8) multiplies what it keeps.
+
     On a CPU torch.where takes a branch for each value, which a random mask makes it guess wrong half the time.
     There a bitwise and keeps the same bits without one.
     """
+    if mask.dtype is torch.uint8:
+        return torch.where(mask > 0, carried * mask, 0)
     if torch.compiler.is_compiling() or carried.device.type != "cpu":
         return torch.where(mask, carried, 0)
     bits = _INTEGER[carried.element_size()]
@@ -63,6 +67,50 @@ class MagnitudeMask(MaskedWeight):
         """Return the gradient of the scores."""
         weight, scores = ctx.saved_tensors
         return None, None, (grad * weight).mul_(binary_sign(scores)), None
+
+
+class CoatedMask(torch.autograd.Function):
+    """Effective weight under nested masks of the largest score magnitudes, added up.
+
+    Forward:  w̃ = v · Σᵢ mᵢ, +0 where no mᵢ keeps the edge; v is what a coat carries, as in ``MaskedWeight``.
+    Backward: ∂L/∂s = N · sign(s) · w · ∂L/∂w̃ for kept and dropped edges, with sign(0) = +1; ∂L/∂w = ∂L/∂v = 0.
+
+    Each of the N masks is taken for |s| in the backward pass: Okoshi et al. 2022 (ICML), section 3.
+    """
+
+    @staticmethod
+    def forward(carried: Tensor, weight: Tensor, scores: Tensor, mask: Tensor, coats: int) -> Tensor:
+        """Return what is carried times its coats (uint8, in ``mask``); all four have the weight's shape."""
+        return masked(carried, mask)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor, int], output: Tensor) -> None:
+        """Keep what the backward formula reads."""
+        _, weight, scores, _, coats = inputs
+        ctx.save_for_backward(weight, scores)
+        ctx.coats = coats
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor, None, None]:
+        """Return the gradient of the scores."""
+        weight, scores = ctx.saved_tensors
+        return None, None, (grad * weight).mul_(binary_sign(scores)).mul_(ctx.coats), None, None
+
+
+class ScoreMask(MaskedWeight):
+    """Effective weight under a mask of the largest scores, signs included.
+
+    Forward:  w̃ = v where m, else +0.
+    Backward: ∂L/∂s = w · ∂L/∂w̃ for kept and dropped edges; ∂L/∂w = ∂L/∂v = 0.
+
+    The mask is taken for s in the backward pass: Chijiwa et al. 2021 (arXiv 2106.09269), section 2.
+    """
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor, None]:
+        """Return the gradient of the scores."""
+        weight, _ = ctx.saved_tensors
+        return None, None, grad * weight, None
 
 
 class ProbabilityMask(MaskedWeight):

@@ -17,27 +17,34 @@ from .straight_through import masked
 
 
 class _Mask(nn.Module):
-    """A mask (bool, the weight's shape), and the gain of its kept edges if the weight is binary.
+    """A mask (the weight's shape; bool, or uint8 if it counts coats), and the gain of a binary weight's kept edges.
 
+    ``draws`` (uint8, the same shape) has how often each weight was drawn anew, None unless the rule does that.
     ``gain`` is None where an edge carries its weight as it is: real weights, and weights that are ±α
     already. Otherwise it belongs to the mask and changes with it, in ``put``.
     """
 
     mask: Tensor
+    draws: Tensor | None
     gain: Tensor | None
 
-    def __init__(self, mask: Tensor, weight: Tensor, groups: GainGroups | None) -> None:
+    def __init__(self, mask: Tensor, weight: Tensor, groups: GainGroups | None, draws: Tensor | None) -> None:
         super().__init__()
         self.groups = groups if groups is not None and _is_to_be_made_binary(weight) else None
         self.register_buffer("mask", mask)
-        self.register_buffer("gain", None if self.groups is None else gains(weight, mask, self.groups))
+        self.register_buffer("draws", draws)
+        self.register_buffer("gain", None if self.groups is None else gains(weight, mask > 0, self.groups))
+
+    def with_levels(self, mask: Tensor) -> Tensor:
+        """Return a mask as a ticket has it: bool, or uint8 with the level of each kept edge."""
+        return mask if self.draws is None else torch.where(mask, self.draws + 1, 0)
 
     @torch.no_grad()
     def put(self, mask: Tensor, weight: Tensor) -> None:
         """Replace the mask, and the gain that belongs to it."""
         self.mask.copy_(mask)
         if self.gain is not None and self.groups is not None:
-            self.gain.copy_(gains(weight, self.mask, self.groups))
+            self.gain.copy_(gains(weight, self.mask > 0, self.groups))
 
     def carried(self, weight: Tensor) -> Tensor:
         """Return what an edge carries if it is kept: its weight, or α · sign(weight)."""
@@ -52,7 +59,10 @@ class Supermask(_Mask):
     """
 
     def __init__(self, scores: Tensor, rule: Rule, weight: Tensor, groups: GainGroups | None) -> None:
-        super().__init__(torch.ones_like(scores, dtype=torch.bool, requires_grad=False), weight, groups)
+        dtype = torch.uint8 if rule.levels == "coats" else torch.bool
+        mask = torch.ones_like(scores, dtype=dtype, requires_grad=False)
+        draws = torch.zeros_like(scores, dtype=torch.uint8, requires_grad=False) if rule.levels == "draws" else None
+        super().__init__(mask, weight, groups, draws)
         self.scores = nn.Parameter(scores)
         self.effective_weight = rule.effective_weight
 

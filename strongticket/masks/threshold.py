@@ -43,6 +43,11 @@ class Thresholds:
     def __init__(self) -> None:
         self._last: dict[str, Any] = {}
         self._change: dict[str, Any] = {}
+        self._parts: dict[int, Thresholds] = {}
+
+    def part(self, number: int) -> Thresholds:
+        """Return the memory of selections that are made again and again beside those of this one."""
+        return self._parts.setdefault(number, Thresholds())
 
     def near(self, name: str) -> tuple[Any, Any] | None:
         """Return two values that the next threshold called ``name`` most likely lies between, None at first."""

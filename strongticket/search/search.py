@@ -13,7 +13,17 @@ from typing import Any
 from torch import nn
 
 from ..errors import DataError, InterruptedRunError, ModelError, SearchError
-from ..masks import Edges, attachment_of, concluded, edges, fix, refresh, scheduled_density, weights_digest
+from ..masks import (
+    Edges,
+    attachment_of,
+    concluded,
+    drawn_digest,
+    edges,
+    fix,
+    refresh,
+    scheduled_density,
+    weights_digest,
+)
 from ..ticket import Ticket, extract, store
 from ..weights import digest
 from .checkpoint import Checkpoints, as_the_first, has_checkpoint
@@ -109,7 +119,6 @@ def _search(
     if selection is None:
         raise ModelError("the masks of this model are fixed already; attach a fresh model to search again")
     placement = place(model, config, steps=steps_of(train, config))
-    frozen = weights_digest(model)
     live = edges(model)
     final_density = _kept_share(live)
 
@@ -152,7 +161,7 @@ def _search(
         best = _learn(loop, best, checkpoints, stop)
     if stop():
         raise _interrupted(loop, stop)
-    if weights_digest(model) != frozen:
+    if weights_digest(model) != drawn_digest(model):
         raise ModelError("a frozen weight changed during the search; something outside this library wrote to it")
     last = extract(model)
     ticket = best.ticket if best.ticket is not None and validation is not None else last
@@ -231,7 +240,7 @@ def _learn(loop: Loop, best: Best, checkpoints: Checkpoints | None, stop: StopRe
 
 
 def _kept_share(live: Mapping[str, Edges]) -> float:
-    kept = sum(int(edge.mask.sum()) for edge in live.values())
+    kept = sum(int(edge.mask.count_nonzero()) for edge in live.values())
     return kept / sum(edge.mask.numel() for edge in live.values())
 
 

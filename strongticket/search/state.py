@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from ..errors import SearchError, TicketError
-from ..masks import attachment_of
+from ..masks import attachment_of, redraw
 from ..ticket import Ticket, from_bytes, to_bytes
 from .config import MACHINE_OPTIONS
 from .events import EpochDone
@@ -76,6 +76,7 @@ def restore(loop: Loop, state: State) -> Best:
     try:
         _refuse_other_options(state.values["options"], _options(loop))
         _restore_model(loop, _with_prefix(state.tensors, "model:"))
+        redraw(loop.model)
         _restore_optimizer(loop, _with_prefix(state.tensors, "optimizer:"))
         loop.position = _position(state.values["position"], loop)
         attachment_of(loop.model).refreshes = _count(state.values["refreshes"], "refreshes", sys.maxsize)

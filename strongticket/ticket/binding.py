@@ -12,10 +12,12 @@ from torch.nn.modules.batchnorm import _NormBase
 from ..errors import ConfigError, TicketError
 from ..masks import (
     Attachment,
+    Slot,
     attachment_of,
     binary_activations,
     can_be_activation,
     concluded_masks,
+    drawn_digest,
     freeze,
     open_slots,
     put_fixed,
@@ -34,16 +36,18 @@ def extract(
     ``model_spec`` (how the network is built) and ``provenance`` (where the ticket comes from) are JSON
     values that travel with it. The model stays as it is. Raises ModelError if it has no masks.
     """
-    attachment = attachment_of(model)
+    attachment, masks = attachment_of(model), concluded_masks(model)
     return Ticket(
         seed=attachment.seed,
         law=attachment.law,
         tensors=dict(attachment.tensors),
-        masks=concluded_masks(model),
-        weights_digest=digest_of_model(model),
+        masks=masks,
+        # Dropped weights that were drawn anew are in no ticket.
+        weights_digest=drawn_digest(model, masks) if attachment.levels == "draws" else digest_of_model(model),
         stored=_stored(model, attachment),
         trained=attachment.trained,
         binary=attachment.binary,
+        levels=attachment.levels,
         search=dict(attachment.search),
         model=dict(model_spec or {}),
         provenance=dict(provenance or {}),
@@ -84,7 +88,14 @@ def apply(ticket: Ticket, model: nn.Module) -> nn.Module:
         )
     _check_activations(ticket, model)
     attachment = Attachment(
-        ticket.seed, ticket.law, dict(ticket.tensors), reset, ticket.trained, dict(ticket.search), ticket.binary
+        ticket.seed,
+        ticket.law,
+        dict(ticket.tensors),
+        reset,
+        ticket.trained,
+        dict(ticket.search),
+        ticket.binary,
+        ticket.levels,
     )
     expected = {  # what a replaced activation holds goes with it
         name: value
@@ -105,7 +116,7 @@ def apply(ticket: Ticket, model: nn.Module) -> nn.Module:
                 f"{name} is {value.dtype} in the ticket and {expected[name].dtype} in the model; convert it"
             )
     try:
-        drawn = {name: slots[name].drawn(ticket.law, ticket.seed, t.scale) for name, t in ticket.tensors.items()}
+        drawn = drawn_weights(ticket, slots)
     except ConfigError as error:
         raise TicketError(f"the weights of this ticket cannot be drawn: {error}") from None
     if (found := digest(drawn)) != ticket.weights_digest:
@@ -117,6 +128,14 @@ def apply(ticket: Ticket, model: nn.Module) -> nn.Module:
     put_fixed(model, ticket.masks)
     store(model, ticket.stored)
     return model.requires_grad_(False).eval()
+
+
+def drawn_weights(ticket: Ticket, slots: Mapping[str, Slot]) -> dict[str, Tensor]:
+    """Return the random weights of a ticket, {tensor name: CPU tensor}; ``slots`` are those of its plain network."""
+    return {
+        name: slots[name].drawn(ticket.law, ticket.seed, tensor.scale, ticket.draws(name))
+        for name, tensor in ticket.tensors.items()
+    }
 
 
 def _check_activations(ticket: Ticket, model: nn.Module) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import TicketError
 from .coding import STREAM_OF
-from .description import JOINED, check_format, check_name, edge_count
+from .description import JOINED, LEVELLED, check_format, check_name, edge_count
 from .strict import parse, shown
 
 __all__ = ["Container", "pack", "read_container", "sections", "unpack"]
@@ -23,7 +23,9 @@ _KEY = "strongticket"
 _START = b'{"__metadata__":{"strongticket":"{\\"sha256\\":\\"'
 _DIGEST = slice(8 + len(_START), 8 + len(_START) + 64)
 _LARGEST_HEADER = 4 << 20
-_SECTIONS = ("table", *(f"masks.{stream}" for stream in dict.fromkeys(STREAM_OF.values())), "stored")
+_STREAMS = tuple(dict.fromkeys(STREAM_OF.values()))
+_LEVELS = tuple(f"levels.{stream}" for stream in _STREAMS)
+_SECTIONS = ("table", *(f"masks.{stream}" for stream in _STREAMS), "stored")
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,9 @@ def _header(file: BinaryIO, size: int) -> tuple[bytes, dict[str, Any]]:
 
 def _check_key(key: str, version: int) -> None:
     if version >= JOINED:
-        if key not in _SECTIONS:
-            raise TicketError(f"the file has a tensor {shown(key)}; a ticket has {', '.join(_SECTIONS)} only")
+        known = (*_SECTIONS, *_LEVELS) if version >= LEVELLED else _SECTIONS
+        if key not in known:
+            raise TicketError(f"the file has a tensor {shown(key)}; a ticket has {', '.join(known)} only")
         return
     kind, _, name = key.partition(":")
     if kind not in ("mask", "stored"):

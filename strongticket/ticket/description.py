@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import sys
 from collections.abc import Mapping
@@ -11,12 +12,13 @@ from typing import Any, Literal, get_args
 import torch
 
 from ..errors import ConfigError, TicketError
+from ..masks import MOST_LEVELS, Levels
 from ..weights import GRADIENTS, Binary, DrawnTensor, Gain, WeightLaw
 from .coding import CODECS, STREAM_OF, CodedMask, CodedMasks
+from .levels import key_of
 from .strict import (
     LARGEST_INTEGER,
     as_json,
-    as_text,
     check_keys,
     digest_in,
     integer_in,
@@ -24,24 +26,26 @@ from .strict import (
     object_in,
     shown,
 )
-from .ticket import Ticket
 
 __all__ = [
     "FORMAT",
     "JOINED",
+    "LEVELLED",
     "STORED_DTYPES",
+    "TABLE",
     "Description",
     "StoredTensor",
     "check_format",
     "check_name",
-    "describe",
+    "dtype_name",
     "edge_count",
     "read",
 ]
 
-FORMAT = 4
+FORMAT = 5
 JOINED = 4  # the version from which on masks share streams, and what grows with the network is a table
-_READABLE = (1, 2, 3, 4)  # 1 knew no binary networks, 2 no codec 'ans', and 3 held every tensor by itself
+LEVELLED = 5  # what only tickets with levels are written in: earlier releases read all others
+_READABLE = (1, 2, 3, 4, 5)  # 1 knew no binary networks, 2 no codec 'ans', and 3 held every tensor by itself
 
 _DESCRIPTION = (
     "sha256",
@@ -51,14 +55,17 @@ _DESCRIPTION = (
     "weights_digest",
     "stored_digest",
     "masks_digest",
+    "levels",
+    "levels_digest",
     "kept",
     "total",
     "search",
     "model",
     "provenance",
 )
-_TABLE = ("tensors", "stored", "trained", "binary")  # what grows with the network; part of the description before 4
-_SINCE = {"binary": 2, "masks_digest": 4, "stored": 4}
+# What grows with the network; part of the description before 4.
+TABLE = ("tensors", "stored", "trained", "binary", "above")
+_SINCE = {"binary": 2, "masks_digest": 4, "stored": 4, "levels": 5, "levels_digest": 5, "above": 5}
 STORED_DTYPES = {
     "BOOL": torch.bool,
     "U8": torch.uint8,
@@ -78,10 +85,12 @@ STORED_DTYPES = {
     "C64": torch.complex64,
 }
 """The dtypes that a stored tensor may have, by their names in the file."""
+_NOTHING_ABOVE = CodedMasks({}, hashlib.sha256().hexdigest(), {})
 _EXAMPLES = {"tensor": "conv1.weight", "module": "layer1.relu"}
 _VERSIONS = f"versions {_READABLE[0]} to {FORMAT}"
 _LONGEST_NAME = 1024
 _MOST_TENSORS = 1 << 13  # of a table, where a tensor takes few bytes: each takes time to read
+_MOST_ABOVE = 1 << 14  # masks of levels, likewise
 _LARGEST_SHAPE = 2**48
 _MOST_DIMENSIONS = 64
 
@@ -99,13 +108,16 @@ class Description:
     """What is read from the JSON: the fields of ``Ticket``, with coded masks for masks.
 
     ``coded`` has the masks in groups that share their bytes, which are still missing: all in one group, or one by one
-    in versions before 4. ``stored`` says how stored tensors stand behind each other, None in versions before 4.
+    in versions before 4. ``above`` has those of ``levels``, without masks where there are none. ``stored`` says how
+    stored tensors stand behind each other, None in versions before 4.
     """
 
     seed: int
     law: WeightLaw
     tensors: dict[str, DrawnTensor]
     coded: tuple[CodedMasks, ...]
+    levels: Levels | None
+    above: CodedMasks
     weights_digest: str
     stored_digest: str
     stored: dict[str, StoredTensor] | None
@@ -125,47 +137,21 @@ class Description:
         """Number of edges that the masks decide over."""
         return sum(math.prod(self.tensors[name].shape) for name in self.masks)
 
+    @property
+    def shapes_above(self) -> dict[str, tuple[int]]:
+        """Shapes of the masks of levels: each is over the edges that have the level below."""
+        shapes = {}
+        for name, mask in self.masks.items():
+            level, below = 2, mask.count
+            while (key := key_of(name, level)) in self.above.masks:
+                shapes[key] = (below,)
+                level, below = level + 1, self.above.masks[key].count
+        return shapes
 
-def describe(ticket: Ticket, coded: CodedMasks, *, stored_digest: str) -> tuple[str, str]:
-    """Return the JSON of a ticket, its ``sha256`` being 64 zeros, and that of its table, which grows with the network.
-
-    ``coded`` has all its masks. Equal tickets give equal texts: keys stand in a fixed order, tensors in the order of
-    the ticket, stored ones in that of their names. TicketError for what JSON cannot hold.
-    """
-    tensors = {}
-    for name, tensor in ticket.tensors.items():
-        mask = coded.masks.get(name)
-        how = {"codec": mask.codec, "count": mask.count} if mask else None
-        tensors[name] = {
-            "shape": list(tensor.shape),
-            "dtype": tensor.dtype,
-            "scale": float(tensor.scale),
-            "mask": how,
-        }
-    values = {
-        "sha256": "0" * 64,
-        "format": FORMAT,
-        "seed": ticket.seed,
-        "law": ticket.law.to_dict(),
-        "weights_digest": ticket.weights_digest,
-        "stored_digest": stored_digest,
-        "masks_digest": coded.sha256,
-        "kept": ticket.kept,
-        "total": ticket.total,
-        "search": ticket.search,
-        "model": ticket.model,
-        "provenance": ticket.provenance,
-        "tensors": tensors,
-        "stored": {
-            name: {"dtype": _name_of(ticket.stored[name].dtype), "shape": list(ticket.stored[name].shape)}
-            for name in sorted(ticket.stored)
-        },
-        "trained": list(ticket.trained),
-        "binary": {"gain": ticket.binary.gain, "activations": ticket.binary.activations},
-    }
-    said = {key: as_json(value, key) for key, value in values.items()}
-    table = {key: said.pop(key) for key in _TABLE}
-    return as_text(said), as_text(table)
+    @property
+    def claimed(self) -> int:
+        """Number of edges of all masks, those of levels counted again."""
+        return self.total + sum(size for (size,) in self.shapes_above.values())
 
 
 def check_format(description: Mapping[str, Any]) -> None:
@@ -184,14 +170,14 @@ def read(said: Mapping[str, Any], table: Mapping[str, Any] | None = None) -> Des
     ``table`` is for version 4 and those behind it.
     """
     version: int = said["format"]
+    expected = [key for key in (*_DESCRIPTION, *TABLE) if _SINCE.get(key, 1) <= version]
     if table is not None:
-        check_keys(said, "the ticket", _DESCRIPTION, version)
-        check_keys(table, "the table", _TABLE, version)
+        check_keys(said, "the ticket", [key for key in expected if key in _DESCRIPTION], version)
+        check_keys(table, "the table", [key for key in expected if key in TABLE], version)
         if (count := len(object_in(table["tensors"], "tensors"))) > _MOST_TENSORS:
             raise TicketError(f"the ticket has {count} tensors; expected at most {_MOST_TENSORS}")
         said = {**said, **table}
     else:
-        expected = [key for key in (*_DESCRIPTION, *_TABLE) if _SINCE.get(key, 1) <= version]
         check_keys(said, "the ticket", expected, version)
     tensors: dict[str, DrawnTensor] = {}
     masks: dict[str, CodedMask] = {}
@@ -217,6 +203,8 @@ def read(said: Mapping[str, Any], table: Mapping[str, Any] | None = None) -> Des
         law=_law(said["law"], version),
         tensors=tensors,
         coded=tuple(coded),
+        levels=_levels(said["levels"]) if version >= LEVELLED else None,
+        above=_above(said["above"], masks, said["levels_digest"], version) if version >= LEVELLED else _NOTHING_ABOVE,
         weights_digest=digest_in(said["weights_digest"], "weights_digest"),
         stored_digest=digest_in(said["stored_digest"], "stored_digest"),
         stored=_stored(said["stored"], version) if version >= JOINED else None,
@@ -274,6 +262,34 @@ def _mask(value: object, total: int, where: str, version: int) -> CodedMask:
     return CodedMask(fields["codec"], integer_in(fields["count"], f"{where}.count", most=total))
 
 
+def _levels(value: object) -> Levels:
+    for levels in get_args(Levels):
+        if value == levels:
+            return levels  # type: ignore[no-any-return]
+    raise TicketError(f"levels is {shown(value)}; expected {' or '.join(map(repr, get_args(Levels)))}")
+
+
+def _above(value: object, masks: Mapping[str, CodedMask], sha256: object, version: int) -> CodedMasks:
+    """Return the masks of levels, by key, out of a list for each tensor that has one."""
+    lists, found = object_in(value, "above"), {}
+    for name, entries in lists.items():
+        if name not in masks:
+            raise TicketError(f"above.{shown(name)} is of no tensor with a mask")
+        if not isinstance(entries, list) or not 0 < len(entries) < MOST_LEVELS:
+            raise TicketError(f"above.{name} is {shown(entries)}; expected a list of 1 to {MOST_LEVELS - 1} masks")
+        below = masks[name].count
+        for level, entry in enumerate(entries, start=2):
+            mask = _mask(entry, below, f"above.{name}.{level}", version)
+            if not mask.count:
+                raise TicketError(f"above.{name}.{level} keeps no edge; expected no entry")
+            found[key_of(name, level)], below = mask, mask.count
+    if len(found) > _MOST_ABOVE:
+        raise TicketError(f"the ticket has {len(found)} masks of levels; expected at most {_MOST_ABOVE}")
+    if list(lists) != [name for name in masks if name in lists]:
+        raise TicketError("above has tensors in another order than their masks; expected the same")
+    return _coded(found, digest_in(sha256, "levels_digest"))
+
+
 def _coded(masks: dict[str, CodedMask], sha256: str) -> CodedMasks:
     return CodedMasks(masks, sha256, {STREAM_OF[mask.codec]: b"" for mask in masks.values()})
 
@@ -296,10 +312,11 @@ def _stored(value: object, version: object) -> dict[str, StoredTensor]:
 def _dtype(name: object) -> torch.dtype | None:
     """Return torch's type of that name, None if there is none."""
     dtype = getattr(torch, name, None) if isinstance(name, str) else None
-    return dtype if isinstance(dtype, torch.dtype) and _name_of(dtype) == name else None
+    return dtype if isinstance(dtype, torch.dtype) and dtype_name(dtype) == name else None
 
 
-def _name_of(dtype: torch.dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return what torch's type is called in a file."""
     return str(dtype).removeprefix("torch.")
 
 

@@ -22,10 +22,12 @@ __all__ = ["content", "described", "laid_out"]
 _LARGEST_TABLE = 4 << 20
 
 
-def laid_out(table: str, coded: CodedMasks, stored: Mapping[str, Tensor]) -> dict[str, bytes]:
-    """Return the sections of a file: its table, the streams of its masks, its stored tensors by their names' order."""
+def laid_out(table: str, coded: CodedMasks, above: CodedMasks | None, stored: Mapping[str, Tensor]) -> dict[str, bytes]:
+    """Return the sections of a file: its table, the streams of masks and of levels, stored tensors by their names."""
     found = {"table": framed_text(table)}
     found |= {f"masks.{stream}": data for stream, data in coded.streams.items()}
+    if above is not None:
+        found |= {f"levels.{stream}": data for stream, data in above.streams.items()}
     if stored:
         found["stored"] = b"".join(_bytes_of(stored[name]) for name in sorted(stored))
     return found
@@ -43,6 +45,7 @@ def described(container: Container) -> Description:
     said = read(container.said, parse(text_of(table, "the table", most=_LARGEST_TABLE), "the table"))
     _check_names(said, said.stored or {})
     expected = {"table", *(f"masks.{stream}" for group in said.coded for stream in group.streams)}
+    expected |= {f"levels.{stream}" for stream in said.above.streams}
     expected |= {"stored"} if said.stored else set()
     for key in sorted(expected ^ container.entries.keys()):
         where = "described but not in the file" if key in expected else "in the file but not described"
@@ -50,8 +53,9 @@ def described(container: Container) -> Description:
     return said
 
 
-def content(said: Description, container: Container) -> tuple[tuple[CodedMasks, ...], dict[str, Tensor]]:
-    """Return the coded masks of a file with their bytes, and its stored tensors; TicketError if their sizes are off."""
+def content(said: Description, container: Container) -> tuple[tuple[CodedMasks, ...], CodedMasks, dict[str, Tensor]]:
+    """Return the masks of a file with their bytes, those of levels, and its stored tensors; TicketError if odd."""
+    above = said.above
     if said.stored is None:
         tensors = unpack(container)
         stored = {key.removeprefix("stored:"): value for key, value in tensors.items() if key.startswith("stored:")}
@@ -67,10 +71,11 @@ def content(said: Description, container: Container) -> tuple[tuple[CodedMasks, 
             replace(group, streams={stream: held[f"masks.{stream}"] for stream in group.streams})
             for group in said.coded
         ]
+        above = replace(above, streams={stream: held[f"levels.{stream}"] for stream in above.streams})
     for name, value in stored.items():
         if value.dtype is torch.bool and bool((value.view(torch.uint8) > 1).any()):
             raise TicketError(f"stored:{name} has bytes over 1 for booleans")
-    return tuple(coded), stored
+    return tuple(coded), above, stored
 
 
 def _check_entries(said: Description, header: Mapping[str, Any]) -> None:

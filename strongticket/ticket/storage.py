@@ -18,11 +18,13 @@ from ..files import write_beside
 from ..weights import digest
 from .coding import CODERS, CodedMasks, check_masks, decode_masks, encode_masks
 from .container import Container, pack, read_container
-from .description import STORED_DTYPES, describe
+from .describing import describe
+from .description import STORED_DTYPES
 from .layout import content, described, laid_out
+from .levels import join, split
 from .ticket import Ticket
 
-__all__ = ["coded_masks", "coder_of", "from_bytes", "load", "mask_bits", "save", "to_bytes"]
+__all__ = ["coded_levels", "coded_masks", "coder_of", "from_bytes", "load", "mask_bits", "save", "to_bytes"]
 
 # A few bytes of zstd can honestly stand for any number of edges of one kind, so a mask's size is bounded
 # by the file's: without this a file of a kilobyte could ask for all memory there is.
@@ -62,7 +64,8 @@ def load(path: str | Path) -> Ticket:
 def coder_of(path: str | Path) -> str:
     """Return the coder that the file at ``path`` was saved with; TicketError as ``load`` raises it."""
     with _opened(path) as container:
-        codecs = {mask.codec for mask in described(container).masks.values()}
+        said = described(container)
+        codecs = {mask.codec for mask in (*said.masks.values(), *said.above.masks.values())}
     return next(coder for coder, chosen in CODERS.items() if codecs <= {*chosen})
 
 
@@ -72,11 +75,11 @@ def to_bytes(ticket: Ticket, *, coder: str = "zstd") -> bytes:
     What is returned has been read back: a ticket that could not be loaded is never written. ``coder`` as ``save``
     takes it.
     """
-    masks = coded_masks(ticket, coder=coder)
+    masks, above = coded_masks(ticket, coder=coder), coded_levels(ticket, coder=coder)
     stored = {name: _plain(name, value) for name, value in ticket.stored.items()}
     try:
-        text, table = describe(ticket, masks, stored_digest=digest(stored))
-        data = pack(text, laid_out(table, masks, stored))
+        text, table = describe(ticket, masks, above, stored_digest=digest(stored))
+        data = pack(text, laid_out(table, masks, above, stored))
         from_bytes(data)
     except (TicketError, SafetensorError, KeyError, ValueError) as error:
         raise TicketError(f"this ticket cannot be saved: {error}") from None
@@ -89,7 +92,7 @@ def from_bytes(data: bytes) -> Ticket:
 
 
 def coded_masks(ticket: Ticket, *, coder: str = "zstd") -> CodedMasks:
-    """Return the masks as their file holds them; TicketError if they are not those of the masked tensors.
+    """Return the masks as their file holds them, without levels; TicketError if they are not of the masked tensors.
 
     ``coder`` as ``save`` takes it.
     """
@@ -104,15 +107,33 @@ def coded_masks(ticket: Ticket, *, coder: str = "zstd") -> CodedMasks:
     for name, shape in expected.items():
         if 0 in shape:
             raise TicketError(f"this ticket is inconsistent: {name} has shape {shape}, there is nothing to mask")
-    return encode_masks({name: ticket.masks[name] for name in expected}, coder=coder)
+    masks = {name: ticket.masks[name] for name in expected}
+    if ticket.levels is None:
+        return encode_masks(masks, coder=coder)
+    for name, mask in masks.items():
+        if mask.dtype is not torch.uint8:
+            raise TicketError(f"the mask of {name} is {mask.dtype}; expected torch.uint8, with levels")
+    return encode_masks(split(masks)[0], coder=coder)
 
 
-def mask_bits(ticket: Ticket, *, coder: str = "zstd") -> int:
-    """Return the size of all coded masks in bits, without the rest of the file; ``entropy_bits`` is the yardstick.
+def coded_levels(ticket: Ticket, *, coder: str = "zstd") -> CodedMasks | None:
+    """Return the levels of the kept edges as their file holds them, None if the masks have none.
 
     ``coder`` as ``save`` takes it.
     """
-    return 8 * coded_masks(ticket, coder=coder).size
+    if ticket.levels is None:
+        return None
+    masks = {name: ticket.masks[name] for name, tensor in ticket.tensors.items() if tensor.masked}
+    return encode_masks(split(masks)[1], coder=coder)
+
+
+def mask_bits(ticket: Ticket, *, coder: str = "zstd") -> int:
+    """Return the size of all coded masks in bits, without the rest of the file; ``bound_bits`` is the yardstick.
+
+    ``coder`` as ``save`` takes it.
+    """
+    above = coded_levels(ticket, coder=coder)
+    return 8 * (coded_masks(ticket, coder=coder).size + (0 if above is None else above.size))
 
 
 @contextmanager
@@ -137,27 +158,32 @@ def _opened(path: str | Path) -> Iterator[Container]:
 def _ticket(container: Container) -> Ticket:
     said = described(container)
     most = _FREE_EDGES + _EDGES_PER_BYTE * len(container.data)
-    if said.total > most:
+    if said.claimed > most:
         raise TicketError(
-            f"the masks claim {said.total} edges in a file of {len(container.data)} bytes; expected at most {most}, "
+            f"the masks claim {said.claimed} edges in a file of {len(container.data)} bytes; expected at most {most}, "
             f"that is 2**26 and {_EDGES_PER_BYTE} for each byte"
         )
-    coded, stored = content(said, container)
+    coded, above, stored = content(said, container)
     if digest(stored) != said.stored_digest:
         raise TicketError("the stored tensors have another digest than stored_digest says")
     shapes = {name: said.tensors[name].shape for name in said.masks}
-    if said.total > _FREE_EDGES:  # all masks are checked before the first takes the memory of its edges
-        for masks in coded:
-            check_masks(masks, shapes)
+    if said.claimed > _FREE_EDGES:  # all masks are checked before the first takes the memory of its edges
+        for group in coded:
+            check_masks(group, shapes)
+        check_masks(above, said.shapes_above)
+    masks = {name: mask for group in coded for name, mask in decode_masks(group, shapes).items()}
+    if said.levels is not None:
+        masks = join(masks, decode_masks(above, said.shapes_above))
     return Ticket(
         seed=said.seed,
         law=said.law,
         tensors=said.tensors,
-        masks={name: mask for masks in coded for name, mask in decode_masks(masks, shapes).items()},
+        masks=masks,
         weights_digest=said.weights_digest,
         stored=stored,
         trained=said.trained,
         binary=said.binary,
+        levels=said.levels,
         search=said.search,
         model=said.model,
         provenance=said.provenance,

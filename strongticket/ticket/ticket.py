@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..masks import Levels, draws_in
 from ..weights import Binary, DrawnTensor, WeightLaw
 
 __all__ = ["DrawnTensor", "Ticket"]
@@ -18,12 +19,14 @@ class Ticket:
     """A strong lottery ticket: everything that rebuilds a subnetwork of a random network, bit for bit.
 
     ``tensors`` and ``masks`` are keyed by the name in the plain network's ``state_dict``; a mask has
-    the tensor's shape and is True where the edge is kept. ``stored`` holds what no seed gives back
-    (batch-norm statistics, bare parameters, and the tensors named in ``trained``). ``weights_digest``
-    is the SHA-256 of all drawn tensors. ``binary`` says what is ±1: gains are no part of a ticket, they follow from
-    weights and masks. ``search`` says how the masks were decided (rule, scope,
-    density); ``model`` how the network is built; ``provenance`` where the ticket comes from. These
-    three hold JSON values only.
+    the tensor's shape and is True where the edge is kept. With ``levels`` masks are uint8 and say more of a
+    kept edge: in how many coats it is ("coats"), or 1 and how often its weight was drawn anew ("draws"); 0 is
+    a dropped one. ``stored`` holds what no seed gives back (batch-norm statistics, bare parameters, and the
+    tensors named in ``trained``). ``weights_digest`` is the SHA-256 of all drawn tensors, weights of dropped
+    edges being those that were drawn first. ``binary`` says what is ±1: gains are no part of a ticket, they
+    follow from weights and masks. ``search`` says how the masks were decided (rule, scope, density);
+    ``model`` how the network is built; ``provenance`` where the ticket comes from. These three hold JSON
+    values only.
     """
 
     seed: int
@@ -34,6 +37,7 @@ class Ticket:
     stored: Mapping[str, Tensor] = field(default_factory=dict)
     trained: tuple[str, ...] = ()
     binary: Binary = field(default_factory=Binary)
+    levels: Levels | None = None
     search: Mapping[str, Any] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -41,7 +45,7 @@ class Ticket:
     @property
     def kept(self) -> int:
         """Number of edges that the masks keep."""
-        return sum(int(mask.sum()) for mask in self.masks.values())
+        return sum(int(mask.count_nonzero()) for mask in self.masks.values())
 
     @property
     def total(self) -> int:
@@ -52,3 +56,7 @@ class Ticket:
     def density(self) -> float:
         """Kept edges ÷ all edges, in (0, 1]."""
         return self.kept / self.total
+
+    def draws(self, name: str) -> Tensor | None:
+        """Return how often each weight of a tensor was drawn anew, uint8; None where that never happens."""
+        return draws_in(self.masks[name]) if self.levels == "draws" and name in self.masks else None

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from ...weights import Fans
+from ..levels import Levels
 from ..selection import Selection
 from ..threshold import Thresholds
 
 
 @dataclass(frozen=True)
 class Edges:
-    """The live tensors of one masked weight, all of one shape; a rule may write to any of them."""
+    """The live tensors of one masked weight, all of one shape."""
 
     weight: Tensor
     scores: Tensor
@@ -35,15 +36,21 @@ class Moment:
     thresholds: Thresholds = field(default_factory=Thresholds, compare=False)
 
 
+@dataclass(frozen=True)
 class Rule(ABC):
-    """How scores become masks. A rule holds no state: a decision depends on its arguments alone.
+    """How scores become masks. A rule holds its options and no state: a decision depends on its arguments alone.
 
     Scope, density, density schedule and weight law are not a rule's business: they reach it in
-    ``selection``. A rule that changes more than masks between steps (redrawn weights, edges frozen
-    out) does so in ``decide``, on the tensors in ``edges``.
+    ``selection``. ``levels`` says what its masks tell of a kept edge (``masks/levels.py``). Options are the fields of a
+    rule, by names that no other rule has.
     """
 
     name: ClassVar[str]
+    levels: ClassVar[Levels | None] = None
+
+    def options(self) -> dict[str, Any]:
+        """Return the options of this rule as JSON values; ``as_rule`` takes them."""
+        return asdict(self)
 
     @abstractmethod
     def initial_scores(self, seed: int, name: str, shape: Sequence[int], *, fans: Fans, density: float) -> Tensor:
@@ -51,15 +58,21 @@ class Rule(ABC):
 
     @abstractmethod
     def decide(self, edges: Mapping[str, Edges], selection: Selection, moment: Moment) -> dict[str, Tensor]:
-        """Return the masks for the next step of the search: {tensor name: bool tensor}."""
+        """Return the masks for the next step of the search: {tensor name: bool tensor, uint8 if coats are counted}."""
+
+    def redrawn(self, masks: Mapping[str, Tensor], moment: Moment) -> dict[str, Tensor]:
+        """Return which edges get another random weight before the next step; ``masks`` are those just decided.
+
+        Only a rule whose levels are draws returns any.
+        """
+        return {}
 
     @abstractmethod
     def conclude(self, scores: Mapping[str, Tensor], selection: Selection) -> dict[str, Tensor]:
         """Return the masks of the ticket: a deterministic function of the scores with the exact count."""
 
-    @staticmethod
     @abstractmethod
-    def effective_weight(carried: Tensor, weight: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
+    def effective_weight(self, carried: Tensor, weight: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
         """Return the weight that the network computes with, differentiable in the scores.
 
         ``carried`` is what a kept edge carries: ``weight`` itself, or its sign times the gain.

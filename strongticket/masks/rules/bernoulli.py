@@ -49,8 +49,7 @@ class Bernoulli(Rule):
         """Keep the most probable edges."""
         return selection.masks({name: score.detach() for name, score in scores.items()})
 
-    @staticmethod
-    def effective_weight(carried: Tensor, weight: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
+    def effective_weight(self, carried: Tensor, weight: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
         """Mask the weight; see ``ProbabilityMask``."""
         masked: Tensor = ProbabilityMask.apply(carried, weight, scores, mask)
         return masked

@@ -37,8 +37,7 @@ class EdgePopup(Rule):
         """Select the largest magnitudes."""
         return selection.masks({name: score.detach() for name, score in scores.items()}, magnitudes=True)
 
-    @staticmethod
-    def effective_weight(carried: Tensor, weight: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
+    def effective_weight(self, carried: Tensor, weight: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
         """Mask the weight; see ``MagnitudeMask``."""
         masked: Tensor = MagnitudeMask.apply(carried, weight, scores, mask)
         return masked
