@@ -177,6 +177,8 @@ def _print(facts: Mapping[str, Any]) -> None:
     print_line(f"seed: {facts['seed']}")
     print_line(f"weights: {_pairs(facts['law'])}; SHA-256 {facts['weights_digest']}")
     print_line(f"masks: {_pairs(facts['search'])}; SHA-256 {facts['masks_digest']}")
+    if (levels := facts["levels"]) is not None:
+        print_line(f"levels: {levels['kind']}; {', '.join(f'{n:,} edges of {k}' for k, n in levels['edges'].items())}")
     print_line(f"trained besides scores: {', '.join(facts['trained']) or 'nothing'}")
     print_line(f"stored: {', '.join(facts['stored']) or 'nothing'}")
     print_line(f"network: {_pairs(facts['model']) or 'not said'}")

@@ -26,7 +26,7 @@ def print_report(report: Mapping[str, Any]) -> None:
     _print_prizes(report)
     print_line(f"batch norm: {report['batch_norm']}")
     print_line(
-        f"weights: {ticket['weights_digest'][:16]}…, unchanged by the search; "
+        f"weights: {ticket['weights_digest'][:16]}…, {_kept_as(report)} by the search; "
         f"{ticket['bits_per_weight']:.3f} bits a weight, file {ticket['file_bytes']:,} bytes"
     )
 
@@ -46,7 +46,7 @@ def _print_prizes(report: Mapping[str, Any]) -> None:
         ["prize", "", ""],
         [
             ["accuracy", f"{accuracy['ticket']:.4f}", f"trained dense network: {beside}"],
-            ["no weight trained", "unchanged", f"SHA-256 {prizes['weights']['digest'][:16]}…"],
+            ["no weight trained", _kept_as(report), f"SHA-256 {prizes['weights']['digest'][:16]}…"],
             [
                 "binary",
                 f"{bits['weight']}/{bits['activation']} bits",
@@ -62,6 +62,11 @@ def _print_prizes(report: Mapping[str, Any]) -> None:
         ]
         print_line(f"real {part}: {', '.join(real) or 'none'}")
     print_line(f"outputs: {report['outputs']}")
+
+
+def _kept_as(report: Mapping[str, Any]) -> str:
+    """Say what a search did to the random weights."""
+    return "drawn anew from the seed" if report["ticket"].get("levels") == "draws" else "unchanged"
 
 
 def _quality(values: Mapping[str, Any]) -> list[str]:

@@ -449,7 +449,7 @@ def test_a_wrong_option_is_one_line_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["--rule", "edge-pop"], "'edge-pop' is not one of 'edge-popup', 'bernoulli'"),
+        (["--rule", "edge-pop"], "'edge-pop' is not one of 'edge-popup', 'bernoulli', 'iterand', 'multicoated'"),
         (["--weights", "gaussian"], "'gaussian' is not one of 'signed-constant'"),
         (["--device", "tpu"], "'tpu' is not one of 'auto', 'cpu', 'cuda'"),
         (["--density", "half"], "'half' is not a valid float"),
@@ -468,11 +468,17 @@ def test_wrong_usage_exits_with_2(
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("rule: edge-pop", "rule: 'edge-pop' was given in recipe.yaml; expected 'edge-popup' or 'bernoulli'"),
+        (
+            "rule: edge-pop",
+            "rule: 'edge-pop' was given in recipe.yaml; expected 'edge-popup', 'bernoulli', 'iterand' or 'multicoated'",
+        ),
         ("densty: 0.5", "recipe.yaml: the key 'densty' is unknown (did you mean 'density'?)"),
         ("optimizer: sgd\nmodel:\n  width: 2\n", "model: {'width': 2} was given in recipe.yaml; expected text"),
         ("masks:\n  density: 0.5\n", "recipe.yaml: the key 'masks.density' is unknown; keys are not nested"),
         ("density: .nan", "density: nan was given in recipe.yaml; expected a number above 0 and at most 1"),
+        ("coats: 3", "coats is an option of rule 'multicoated', the rule is 'edge-popup'"),
+        ("rule: iterand\nredraw_share: 2", "redraw_share 2.0 was given; expected a probability from 0 to 1"),
+        ("rule: multicoated\ncoats: 2.5", "coats: 2.5 was given in recipe.yaml; expected a whole number"),
         ("data: digit", "unknown data 'digit'; did you mean digits?"),
     ],
 )

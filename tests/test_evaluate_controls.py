@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from strongticket import apply, attach, extract
+from strongticket import apply, attach, extract, refresh
 from strongticket.errors import ConfigError
 from strongticket.evaluate.controls import CONTROLS, check_controls, control_ticket
-from strongticket.masks import edges, frozen_weights
+from strongticket.masks import as_rule, edges, frozen_weights
 from strongticket.weights import BinaryActivation
 
 
@@ -120,6 +120,37 @@ def test_the_controls_of_a_binary_ticket_are_binary_with_gains_of_their_own(name
         alpha = np.abs(drawn[mask]).mean()
         expected = np.where(mask, np.where(drawn < 0, -alpha, alpha), 0)
         np.testing.assert_allclose(applied[n].weight.numpy(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "rule", [as_rule("multicoated", coats=3), as_rule("iterand", redraw_every=1, redraw_share=0.5)]
+)
+@pytest.mark.parametrize("name", [name for name in CONTROLS if name != "trained"])
+def test_the_controls_of_a_ticket_with_levels_have_levels_and_weights_that_can_be_drawn(name, rule):
+    model = network()
+    attach(model, density=0.3, seed=4, rule=rule, weights="kaiming-normal")
+    for step in range(5):
+        with torch.no_grad():
+            for edge in edges(model).values():
+                edge.scores.copy_(torch.rand(edge.scores.shape, generator=torch.Generator().manual_seed(step)))
+        refresh(model)
+    found = extract(model)
+    control = control_ticket(name, found, network(), 0)
+    assert control.levels == found.levels
+    apply(control, network())  # draws its weights and compares their digest
+    for tensor, mask in found.masks.items():
+        levels, before = control.masks[tensor], torch.bincount(mask.flatten(), minlength=256).tolist()
+        assert levels.dtype is torch.uint8
+        after = torch.bincount(levels.flatten(), minlength=256).tolist()
+        if name in ("random", "shuffled", "redrawn"):
+            assert after == before
+            assert torch.equal(levels, mask) == (name == "redrawn")
+        elif name == "inverted":
+            assert torch.equal(levels, (mask == 0).to(torch.uint8))
+        elif name == "untrained":
+            assert levels.unique().tolist() == [1]
+        else:
+            assert after == (before if found.levels == "coats" else [before[0], 800 - before[0]] + [0] * 254)
 
 
 def test_an_unknown_control_is_refused_with_the_nearest_name():

@@ -85,6 +85,7 @@ def evaluate(
         file_bytes=len(to_bytes(ticket, coder=coder)),
         weights_digest=ticket.weights_digest,
         trained=ticket.trained,
+        levels=ticket.levels,
         controls=results,
         seeds=tuple(seeds),
         batch_norm=_batch_norm_note(model, train is not None),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
+from ..masks import Levels
 from .accuracy import Interval, Measurement
 from .layers import Layer, Values
 
@@ -48,7 +49,7 @@ class Report:
     the size of the whole ticket file. ``layers`` says of each weight what is binary, ``outputs`` the same of
     the network's outputs. ``against_trained``
     is the paired difference of the ticket and the trained dense networks. ``batch_norm`` says where
-    statistics came from; ``trained`` names what learned besides scores.
+    statistics came from; ``trained`` names what learned besides scores, ``levels`` what masks say of a kept edge.
     """
 
     measurement: Measurement
@@ -62,6 +63,7 @@ class Report:
     batch_norm: str
     layers: tuple[Layer, ...] = ()
     outputs: Values = "not seen"
+    levels: Levels | None = None
     dataset: str | None = None
     against_trained: Interval | None = None
 
@@ -82,6 +84,7 @@ class Report:
                 "file_bytes": self.file_bytes,
                 "weights_digest": self.weights_digest,
                 "trained": list(self.trained),
+                "levels": self.levels,
             },
             "controls": {name: control.as_dict() for name, control in self.controls.items()},
             "dataset": self.dataset,
@@ -119,7 +122,10 @@ def prizes(report: Mapping[str, Any]) -> dict[str, Any]:
             "trained": trained,
             "difference": None if trained is None else accuracy - trained,
         },
-        "weights": {"digest": report["ticket"]["weights_digest"], "unchanged": True},
+        "weights": {
+            "digest": report["ticket"]["weights_digest"],
+            "unchanged": report["ticket"].get("levels") != "draws",  # drawn anew from the seed, and never trained
+        },
         "bits": {
             "weight": _REAL_BITS if any(layer["weights"] == "real" for layer in layers) or not layers else 1,
             "activation": 1 if binary else _REAL_BITS,

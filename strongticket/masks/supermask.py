@@ -28,7 +28,7 @@ class _Mask(nn.Module):
     draws: Tensor | None
     gain: Tensor | None
 
-    def __init__(self, mask: Tensor, weight: Tensor, groups: GainGroups | None, draws: Tensor | None) -> None:
+    def __init__(self, mask: Tensor, weight: Tensor, groups: GainGroups | None, draws: Tensor | None = None) -> None:
         super().__init__()
         self.groups = groups if groups is not None and _is_to_be_made_binary(weight) else None
         self.register_buffer("mask", mask)
