@@ -130,7 +130,7 @@ def _layers(ticket: Ticket, most: int) -> tuple[list[Layer], Values]:
             check_fits(model, tuple(shape), len(ticket.model["classes"]))
             images = torch.randn(2, *shape)
             return layers_of(model, images), outputs_of(model, images)
-    binary = ticket.binary.gain is not None
+    binary = ticket.binary.gain is not None and ticket.levels != "coats"
     layers = [
         Layer(name, "binary" if binary and tensor.masked else "real", "not seen")
         for name, tensor in ticket.tensors.items()

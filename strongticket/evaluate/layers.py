@@ -21,7 +21,7 @@ class Layer:
 
     They are "not seen" if nothing was run, or if they come about inside a module (attention's output projection,
     the state of a recurrent layer). ``gain`` is the magnitude of binary weights: one for the layer, or the least
-    and the largest of its channels; empty for real weights.
+    and the largest of its channels; empty for real weights, which those in several coats are as well.
     """
 
     name: str
@@ -60,8 +60,9 @@ def layers_of(model: nn.Module, inputs: Tensor | None) -> list[Layer]:
             for hook in hooks:
                 hook.remove()
     layers = []
+    one_magnitude = attachment.binary.gain is not None and attachment.levels != "coats"
     for name, owner in owners.items():
-        gain = _gain(owner, name) if attachment.binary.gain else ()
+        gain = _gain(owner, name) if one_magnitude else ()
         is_seen = owner in seen and not _reads_state(owner, name)
         read: Values = "not seen" if not is_seen else "binary" if seen[owner] else "real"
         layers.append(Layer(name, "binary" if gain else "real", read, gain))

@@ -36,7 +36,7 @@ def require_ternary(tensors: Iterable[tuple[str, Tensor]], weights: str) -> None
             raise ExportError(
                 f"{name} has kept weights of different magnitude within one channel, and {weights} holds -1, 0 and +1 "
                 f"times one scale a channel; export with weights 'float', or search with binary weights or with the "
-                f"law signed-constant"
+                f"law signed-constant, and without coats"
             )
 
 
