@@ -119,6 +119,7 @@ def _search(
     if selection is None:
         raise ModelError("the masks of this model are fixed already; attach a fresh model to search again")
     placement = place(model, config, steps=steps_of(train, config))
+    frozen = weights_digest(model)
     live = edges(model)
     final_density = _kept_share(live)
 
@@ -161,7 +162,7 @@ def _search(
         best = _learn(loop, best, checkpoints, stop)
     if stop():
         raise _interrupted(loop, stop)
-    if weights_digest(model) != drawn_digest(model):
+    if weights_digest(model) != (drawn_digest(model) if attachment.levels == "draws" else frozen):
         raise ModelError("a frozen weight changed during the search; something outside this library wrote to it")
     last = extract(model)
     ticket = best.ticket if best.ticket is not None and validation is not None else last
