@@ -42,7 +42,7 @@ else:
     from backports import zstd
 
 DIGEST = slice(55, 119)
-TABLE = ("tensors", "stored", "trained", "binary")
+TABLE = ("tensors", "stored", "trained", "binary", "above")
 TARGETS = ("strongticket.ticket", "strongticket.weights", "strongticket.masks", "strongticket.errors")
 
 HOSTILE: list[Any] = [
@@ -71,7 +71,7 @@ HOSTILE: list[Any] = [
     *(10**30, 10**400, 0.5, -0.0, 1e308, 5e-324, float("inf"), float("nan"), 1e-30, 1e30),
     *("", "0", "a", "a" * 2000, "\0", "\n", "\ud800", "../../x", "/etc/passwd", "é", "mask", "zstd-bits", "zstd-gaps"),
     *("bits", "ans", "float32", "float16", "float64", "int8", "bool", "float8_e4m3fn", "Tensor", "U8", "BOOL", "C64"),
-    *("kaiming-normal", "unsigned-constant", "layer", "channel", "bi-real", "0" * 64, "f" * 64),
+    *("kaiming-normal", "unsigned-constant", "layer", "channel", "bi-real", "coats", "draws", "0" * 64, "f" * 64),
     *([], {}, [[]], [0], [1, 2], [2**24, 2**24], [2**48], [0, 2**48], [-1], [1] * 65, {"a": 1}, {"": {}}, [0.5], ["a"]),
 ]
 
@@ -108,8 +108,10 @@ def network(kind: int) -> nn.Module:
 def whole_tickets() -> list[tuple[int, dict[str, Any], dict[str, Any]]]:
     """Return (kind of network, description, {key: [dtype, shape, bytes]}) of tickets of several kinds."""
     import strongticket as st
+    from strongticket.masks import as_rule, edges
     from strongticket.ticket import to_bytes
 
+    coated, drawn = as_rule("multicoated", coats=5), as_rule("iterand", redraw_every=1, redraw_share=0.6)
     found = []
     for kind, density, coder, options in (
         (0, 0.5, "zstd", {"binary": "weights+activations", "gain": "channel", "weights": "kaiming-uniform"}),
@@ -117,9 +119,17 @@ def whole_tickets() -> list[tuple[int, dict[str, Any], dict[str, Any]]]:
         (0, 0.05, "zstd", {"weights": "unsigned-constant"}),
         (1, 0.3, "ans", {"binary": "weights", "weights": "xavier-normal"}),
         (1, 1.0, "zstd", {}),
+        (0, 0.6, "zstd", {"rule": coated, "binary": "weights", "weights": "kaiming-uniform"}),
+        (0, 0.4, "ans", {"rule": drawn, "weights": "kaiming-normal"}),
+        (1, 0.5, "ans", {"rule": coated}),
+        (1, 0.5, "zstd", {"rule": drawn, "bn": "frozen"}),
     ):
         model = network(kind)
         st.attach(model, density=density, seed=kind, **options)
+        for step in range(6 if "rule" in options else 0):
+            for edge in edges(model).values():
+                edge.scores.data.normal_(generator=torch.Generator().manual_seed(step))
+            st.refresh(model)
         ticket = st.extract(model, model_spec={"name": "x:y", "width": 1.0})
         data = to_bytes(ticket, coder=coder)
         size = int.from_bytes(data[:8], "little")
@@ -128,7 +138,9 @@ def whole_tickets() -> list[tuple[int, dict[str, Any], dict[str, Any]]]:
         body = data[8 + size :]
         places = {key: [v["dtype"], v["shape"], body[slice(*v["data_offsets"])]] for key, v in header.items()}
         said |= json.loads(zstd.decompress(places.pop("table")[2]))
-        found += [(kind, said, places), (kind, *in_version_3(said, ticket, coder))]
+        found.append((kind, said, places))
+        if ticket.levels is None:
+            found.append((kind, *in_version_3(said, ticket, coder)))
     return found
 
 
@@ -234,7 +246,7 @@ def made(data: bytes, tickets: list[Any]) -> tuple[int, bytes]:
             key = choices.of(list(places))
             place = places.pop(key)
             if choices.one_in(3):
-                prefixes = ["mask:", "stored:", "", "other:", "masks.zstd", "table", "stored"]
+                prefixes = ["mask:", "stored:", "", "other:", "masks.zstd", "levels.bits", "table", "stored"]
                 key = choices.of(prefixes) + choices.of([str(item) for item in HOSTILE])
             if choices.one_in(3):
                 place[choices.below(2)] = choices.of(HOSTILE)
@@ -250,7 +262,7 @@ def packed(said: Any, places: dict[str, list[Any]], choices: Choices) -> bytes:
         if not choices.one_in(3):
             with suppress(Exception):  # where something that it is of is spoiled it cannot be known
                 follow(said, places)
-    if isinstance(said, dict) and said.get("format") == 4 and not choices.one_in(60):
+    if isinstance(said, dict) and said.get("format") in (4, 5) and not choices.one_in(60):
         table = as_json({key: said[key] for key in TABLE if key in said}, choices).encode()
         said = {key: value for key, value in said.items() if key not in TABLE}
         frame = zstd.compress(table) if not choices.one_in(20) else spoil_bytes(zstd.compress(table), choices)
@@ -289,7 +301,7 @@ def follow(said: dict[str, Any], places: dict[str, list[Any]]) -> None:
     masked = [tensor for tensor in said["tensors"].values() if tensor["mask"] is not None]
     said["kept"] = min(2**70, sum(tensor["mask"]["count"] for tensor in masked))
     said["total"] = min(2**70, sum(math.prod(tensor["shape"]) for tensor in masked))
-    if said["format"] == 4:
+    if said["format"] >= 4:
         follow_joined(said, places)
         return
     stored = {}
@@ -302,7 +314,7 @@ def follow(said: dict[str, Any], places: dict[str, list[Any]]) -> None:
 
 
 def follow_joined(said: dict[str, Any], places: dict[str, list[Any]]) -> None:
-    """Let the digest of stored tensors follow them in a description of version 4."""
+    """Let the digest of stored tensors follow them in a description of version 4 or 5."""
     from strongticket.weights import digest
 
     stored, start = {}, 0

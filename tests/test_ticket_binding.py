@@ -19,12 +19,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from ticket_files import taken_apart
+from ticket_files import GOLDEN_5_COATS, GOLDEN_5_DRAWS, golden_coats_ticket, golden_draws_ticket, taken_apart
 from torch import Tensor, nn
 
 from strongticket import apply, attach, bake, extract, load, refresh, save
 from strongticket.errors import TicketError
-from strongticket.masks import edges
+from strongticket.masks import Rule, as_rule, edges
 from strongticket.masks.supermask import FixedMask
 from strongticket.ticket import Ticket, from_bytes, to_bytes
 from strongticket.weights import Binary, BinaryActivation, GainGroups, source
@@ -45,7 +45,7 @@ def effective_by_the_page(path: Path, structure: dict[str, dict[str, int]]) -> d
     found = {}
     for name in said["tensors"]:
         known = structure.get(name, {})
-        weights = READER["frozen_weights"](said, name, TABLE, padding=known.get("padding"))
+        weights = READER["frozen_weights"](said, name, TABLE, padding=known.get("padding"), mask=masks.get(name))
         found[name] = (
             READER["effective_weights"](said, name, weights, masks[name], **known) if name in masks else weights
         )
@@ -120,6 +120,20 @@ class Sign(nn.Module):
 
 
 STRUCTURE_2 = {"embed.weight": {"padding": 3}, "up.weight": {"groups": 2}}
+LEVELLED: dict[str, tuple[Rule, dict[str, Any]]] = {
+    "coats": (as_rule("multicoated", coats=4), {"weights": "xavier-normal"}),
+    "coats of ±α": (
+        as_rule("multicoated", coats=3),
+        {"weights": "kaiming-uniform", "binary": "weights", "gain": "channel"},
+    ),
+    "coats of ±s": (as_rule("multicoated", coats=3), {"binary": "weights", "gain": "layer"}),
+    "draws": (as_rule("iterand", redraw_every=1, redraw_share=0.7), {"weights": "kaiming-uniform"}),
+    "draws of ±α": (
+        as_rule("iterand", redraw_every=1, redraw_share=0.7),
+        {"weights": "kaiming-normal", "binary": "weights", "gain": "channel"},
+    ),
+    "draws of signs": (as_rule("iterand", redraw_every=1, redraw_share=0.7), {}),
+}
 TOKENS = torch.tensor([[0, 3, 8, 1], [2, 2, 7, 6], [5, 4, 3, 3]])
 
 
@@ -180,6 +194,70 @@ def test_the_reader_in_the_documentation_finds_the_gains_by_hand() -> None:
     found = effective_by_the_page(GOLDEN / "ticket-v2.safetensors", STRUCTURE_2)
     for name, expected in effective_weights_of_version_2().items():
         assert found[name].tobytes() == expected.tobytes(), name
+
+
+class Version5(nn.Module):
+    """The network of the golden file of version 5 with coats."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body, self.head = nn.Conv2d(1, 2, 2), nn.Linear(64, 32), nn.Linear(10, 3)
+        self.tail = nn.Linear(100, 10, dtype=torch.float16)
+        self.register_buffer("steps", torch.tensor(0))
+
+
+def test_the_golden_file_with_coats_applies_with_gains_times_coats_by_hand() -> None:
+    said, _ = READER["read_ticket"](GOLDEN_5_COATS)
+    expected = {}
+    for name, mask in golden_coats_ticket().masks.items():
+        weights = READER["frozen_weights"](said, name)
+        each = list(zip(weights.flat, mask.numpy().astype(weights.dtype).flat, strict=True))
+        alpha = np.float32(gain_by_hand([abs(float(weight)) for weight, level in each if level])).astype(weights.dtype)
+        values = [level * (alpha if weight >= 0 else -alpha) if level else 0 for weight, level in each]
+        expected[name] = np.array(values, weights.dtype).reshape(weights.shape)
+    expected["head.weight"] = READER["frozen_weights"](said, "head.weight")
+    found = effective_by_the_page(GOLDEN_5_COATS, {})
+    assert {name: values.tobytes() for name, values in found.items()} == {
+        name: expected[name].tobytes() for name in found
+    }
+    assert [len(np.unique(np.abs(expected[name]))) for name in golden_coats_ticket().masks] == [2, 5, 3]
+    model = apply(load(GOLDEN_5_COATS), Version5())
+    assert_carries(model, expected)
+    assert model.steps.item() == 7
+
+
+def test_the_golden_file_with_draws_applies_with_the_draw_of_each_edge() -> None:
+    said, _ = READER["read_ticket"](GOLDEN_5_DRAWS)
+    found = effective_by_the_page(GOLDEN_5_DRAWS, STRUCTURE_2)
+    for name, mask in golden_draws_ticket().masks.items():
+        streams = [name, *(f"{name}:draw:{number}" for number in range(1, 6))]
+        draws = [READER["draw"](said, name, stream, TABLE) for stream in streams]
+        for place in np.ndindex(tuple(mask.shape)):
+            level = int(mask[place])
+            carried = draws[level - 1][place] if level and not (name == "embed.weight" and place[0] == 3) else 0
+            assert found[name][place] == carried, (name, place)
+    assert golden_draws_ticket().masks["embed.weight"][3].tolist() == [0, 1, 3, 0, 1, 3]
+    model = apply(load(GOLDEN_5_DRAWS), Version2())
+    assert_carries(model, found)
+    assert not any(isinstance(module, BinaryActivation) for module in model.modules())
+
+
+@pytest.mark.parametrize(("rule", "options"), LEVELLED.values(), ids=LEVELLED)
+@pytest.mark.parametrize("coder", ["zstd", "ans"])
+def test_what_a_search_with_levels_found_is_computed_by_the_page(
+    tmp_path: Path, rule: Rule, options: dict[str, Any], coder: str
+) -> None:
+    model = Version2()
+    attach(model, density=0.6, rule=rule, seed=5, **options)
+    for step in range(6):
+        for name, edge in edges(model).items():
+            edge.scores.data.normal_(generator=torch.Generator().manual_seed(step + len(name)))
+        refresh(model)
+    save(extract(model), tmp_path / "t", coder=coder)
+    ticket = load(tmp_path / "t")
+    assert max(int(mask.max()) for mask in ticket.masks.values()) >= 3
+    found = effective_by_the_page(tmp_path / "t", STRUCTURE_2)
+    assert_carries(apply(ticket, Version2()), found)
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU, BinaryActivation, nn.Identity])

@@ -375,3 +375,18 @@ def test_arbitrary_bytes_end_in_a_ticket_error(data: bytes, codec: str, count: i
 def test_arbitrary_bytes_under_zstd_end_in_a_ticket_error(gaps: bytes, codec: str, count: int) -> None:
     with pytest.raises(TicketError):
         decode_mask(EncodedMask(codec, count, "0" * 64, zstd.compress(gaps)), (10, 10))
+
+
+@pytest.mark.parametrize("coder", ["zstd", "ans"])
+def test_a_codec_without_its_stream_is_refused(coder: str) -> None:
+    masks = {"a": random_mask(50, 20), "b": random_mask(5000, 500), "c": random_mask(5000, 5)}
+    coded = encode_masks(masks, coder=coder)
+    assert len(coded.streams) == (3 if coder == "ans" else 2)
+    for stream in coded.streams:
+        left = replace(coded, streams={key: data for key, data in coded.streams.items() if key != stream})
+        (name, codec) = next((name, m.codec) for name, m in coded.masks.items() if STREAM_OF[m.codec] == stream)
+        for read in (decode_masks, check_masks):
+            with pytest.raises(
+                TicketError, match=rf"^the mask of {name} has codec '{codec}', but the stream '{stream}' is missing$"
+            ):
+                read(left, {name: tuple(mask.shape) for name, mask in masks.items()})

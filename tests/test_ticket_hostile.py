@@ -7,6 +7,7 @@ The digest of every file here is the one that it ought to have, so that a reader
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import subprocess
 import sys
@@ -26,8 +27,9 @@ from torch import Tensor, nn
 import strongticket
 from strongticket.cli import assembly, inspect, main
 from strongticket.errors import TicketError
+from strongticket.masks import as_rule, edges
 from strongticket.models import build
-from strongticket.ticket import from_bytes, to_bytes
+from strongticket.ticket import ans, from_bytes, to_bytes
 from strongticket.weights import digest
 
 if sys.version_info >= (3, 14):
@@ -56,13 +58,21 @@ def network() -> nn.Module:
 
 
 def whole_tickets() -> list[tuple[dict[str, Any], Tensors]]:
-    """Descriptions and tensors: a ticket of ±1, then one of real weights, in versions 4 and 3 each."""
+    """Descriptions and tensors: a ticket of ±1 and one of real weights, in versions 4 and 3 each; two with levels."""
     found = []
     for options in ({"binary": "weights+activations", "gain": "channel"}, {"bn": "learned", "density": 0.1}):
         model = network()
         strongticket.attach(model, weights="kaiming-normal", **options)
         ticket = strongticket.extract(model)
         found += [taken_apart(to_bytes(ticket)), apart(ticket, 3)]
+    for rule in (as_rule("multicoated", coats=4), as_rule("iterand", redraw_every=1, redraw_share=0.5)):
+        model = network()
+        strongticket.attach(model, weights="kaiming-normal", rule=rule)
+        for _ in range(3):
+            for edge in edges(model).values():
+                edge.scores.data.neg_()
+            strongticket.refresh(model)
+        found.append(taken_apart(to_bytes(strongticket.extract(model))))
     return found
 
 
@@ -139,14 +149,16 @@ def test_a_spoiled_tensor_is_harmless(
     shape: list[int] | None,
 ) -> None:
     said, tensors = ticket
-    key = data.draw(st.sampled_from([*tensors, "mask:x", "stored:x", "stored:../x", "table", "masks.ans", "other"]))
+    key = data.draw(
+        st.sampled_from([*tensors, "mask:x", "stored:x", "stored:../x", "table", "masks.ans", "levels.ans", "other"])
+    )
     content = zstd.compress(content) if packed else content
     assert_harmless(forged(said, {**tensors, key: (dtype, [len(content)] if shape is None else shape, content)}))
 
 
 @given(data=st.data(), dtype=st.sampled_from([torch.float32, torch.float64, torch.int64, torch.complex64, torch.bool]))
 def test_stored_tensors_that_do_not_fit_the_network_are_harmless(data: st.DataObject, dtype: torch.dtype) -> None:
-    said, tensors = TICKETS[data.draw(st.sampled_from([0, 1]))]
+    said, tensors = TICKETS[data.draw(st.sampled_from([0, 1, 4]))]
     stored = {"1.running_mean": torch.zeros(2), "1.running_var": torch.ones(2)}
     name = data.draw(st.sampled_from(["1.running_mean", "1.running_var", "0.weight", "4.bias", "1.x", "x"]))
     shape = data.draw(st.lists(st.integers(0, 3), max_size=3))
@@ -157,8 +169,8 @@ def test_stored_tensors_that_do_not_fit_the_network_are_harmless(data: st.DataOb
 def storing(stored: dict[str, Tensor], said: dict[str, Any], tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
     """The same ticket with other stored tensors."""
     said = {**said, "stored_digest": digest(stored)}
-    tensors = {key: entry for key, entry in tensors.items() if key.startswith("mask")}
-    if said["format"] == 4:
+    tensors = {key: entry for key, entry in tensors.items() if key.startswith(("mask", "levels"))}
+    if said["format"] >= 4:
         said["stored"] = {key: {"dtype": str(v.dtype)[6:], "shape": list(v.shape)} for key, v in stored.items()}
         content = b"".join(content_of(value) for value in stored.values())
         return said, tensors | {"stored": ("U8", [len(content)], content)}
@@ -267,6 +279,7 @@ def test_a_network_too_large_for_the_file_that_names_it_is_not_built_to_inspect_
 
 SAID, TENSORS = apart(small_ticket(), 3)
 JOINED = taken_apart(to_bytes(small_ticket()))
+LEVELLED = taken_apart(to_bytes(small_ticket(masks={"w": torch.tensor([[0, 1, 2]] * 2).byte()}, levels="coats")))
 MOST_VALUES = (1 << 18) - 2000
 LARGEST_HEADER = 4 << 20
 
@@ -311,6 +324,48 @@ def joined(stream: str, masks: dict[str, tuple[str, int, list[int]]], data: byte
     return forged(said, {f"masks.{stream}": ("U8", [len(data)], data), "stored": ("U8", [beside], bytes(beside))})
 
 
+def levelled(
+    masks: dict[str, tuple[str, int, list[int]]],
+    levels: dict[str, list[tuple[str, int]]],
+    streams: dict[str, bytes],
+    *,
+    packed: bytes,
+    packed_levels: bytes = b"",
+) -> bytes:
+    """The same in version 5: {name: (codec, kept, shape)}, {name: [(codec, kept) of each level]}, the bits of both."""
+    said, stored = copy.deepcopy(LEVELLED[0]), torch.zeros(0, dtype=torch.uint8)
+    totals = [int(np.prod(shape, dtype=object)) for _, _, shape in masks.values()]
+    said |= {"kept": sum(kept for _, kept, _ in masks.values()), "total": sum(totals)}
+    said |= {"stored_digest": digest({"mean": stored}), "stored": {"mean": {"dtype": "uint8", "shape": [0]}}}
+    said |= {
+        "masks_digest": hashlib.sha256(packed).hexdigest(),
+        "levels_digest": hashlib.sha256(packed_levels).hexdigest(),
+    }
+    said["tensors"] = {
+        name: {"shape": shape, "dtype": "float32", "scale": 1, "mask": {"codec": codec, "count": kept}}
+        for name, (codec, kept, shape) in masks.items()
+    }
+    said["above"] = {
+        name: [{"codec": codec, "count": kept} for codec, kept in entries] for name, entries in levels.items()
+    }
+    return forged(
+        said, {"stored": ("U8", [0], b"")} | {key: ("U8", [len(data)], data) for key, data in streams.items()}
+    )
+
+
+def in_every_state(edges: int) -> bytes:
+    """A ticket of as many masks and levels as there may be, all in the codec ``ans`` and right but for one digest."""
+    names = [f"t{number}" for number in range(4096)]
+    below = int(2 ** (edges - 1) - 1).to_bytes(-(-edges // 8), "little")  # all edges but one
+    above = int(2 ** (edges - 2) - 1).to_bytes(-(-(edges - 1) // 8), "little")
+    streams = {
+        "masks.ans": ans.coded([(below, edges - 1, edges)] * 4096),
+        "levels.ans": ans.coded([(above, edges - 2, edges - 1)] * 4096),
+    }
+    masks, levels = {n: ("ans", edges - 1, [edges]) for n in names}, {n: [("ans", edges - 2)] for n in names}
+    return levelled(masks, levels, streams, packed=below * 4096)
+
+
 def with_table(text: bytes) -> bytes:
     """A sealed ticket whose table is this text."""
     said = {"sha256": "0" * 64, **{key: value for key, value in JOINED[0].items() if key not in TABLE}}
@@ -329,6 +384,7 @@ def many_tensors(count: int) -> bytes:
     )
 
 
+NO_GAPS = {"masks.zstd": zstd.compress(b""), "levels.zstd": zstd.compress(b"")}
 NOISE = np.random.default_rng(0).integers(1, 255, 1 << 20, dtype=np.uint8).tobytes()
 HARMFUL: dict[str, Callable[[], bytes]] = {
     "a header of lists": lambda: framed('{"a":' + filled("[]") + "}"),
@@ -371,6 +427,46 @@ HARMFUL: dict[str, Callable[[], bytes]] = {
     ),
     "joined bombs": lambda: joined(
         "zstd", {"w": ("zstd-bits", 2, [9]), "v": ("zstd-gaps", 1, [9])}, zstd.compress(bytes(200_000_000))
+    ),
+    "levels of no end": lambda: levelled(
+        {"w": ("zstd-gaps", 2**26, [2**26])}, {"w": [("zstd-gaps", 2**26)] * 254}, NO_GAPS, packed=b""
+    ),
+    "levels of all edges": lambda: levelled(
+        {"w": ("zstd-gaps", 2**18, [2**18])}, {"w": [("zstd-gaps", 2**18)] * 254}, NO_GAPS, packed=b"\xff" * 2**15
+    ),
+    "levels as they should be": lambda: levelled(
+        {"w": ("zstd-gaps", 2**18, [2**18])},
+        {"w": [("zstd-gaps", 2**18)] * 254},
+        NO_GAPS,
+        packed=b"\xff" * 2**15,
+        packed_levels=b"\xff" * 2**15 * 254,
+    ),
+    "one level as it should be": lambda: levelled(
+        {"w": ("zstd-gaps", 2**25, [2**25])},
+        {"w": [("zstd-gaps", 2**25)]},
+        NO_GAPS,
+        packed=b"\xff" * 2**22,
+        packed_levels=b"\xff" * 2**22,
+    ),
+    "many levels": lambda: levelled(
+        {f"t{n}": ("zstd-gaps", 1, [512]) for n in range(4096)},
+        {f"t{n}": [("zstd-gaps", 1)] for n in range(4096)},
+        {"masks.zstd": zstd.compress(b"\xff\0" * 4096), "levels.zstd": zstd.compress(b"")},
+        packed=(b"\0" * 31 + b"\x80" + b"\0" * 32) * 4096,
+    ),
+    "more levels": lambda: levelled(
+        {f"t{n}": ("zstd-gaps", 9, [9]) for n in range(320)},
+        {f"t{n}": [("zstd-gaps", 9)] * 254 for n in range(320)},
+        NO_GAPS,
+        packed=b"",
+    ),
+    "many levels in a state": lambda: in_every_state(120),
+    "long levels in a state": lambda: in_every_state(4096),
+    "a bomb of levels": lambda: levelled(
+        {"w": ("bits", 4, [4])},
+        {"w": [("zstd-bits", 2)]},
+        {"masks.bits": b"\x0f", "levels.zstd": zstd.compress(bytes(200_000_000))},
+        packed=b"\x0f",
     ),
     "a joined state": lambda: joined("ans", {"w": ("ans", 2**20, [2**26]), "v": ("ans", 1, [9])}, NOISE),
     "stored tensors without end": lambda: forged(
@@ -415,4 +511,5 @@ def test_a_file_made_to_harm_takes_less_than_200_mb(tmp_path: Path) -> None:
     for name, (megabytes, _, end) in found.items():
         assert megabytes < 200, (name, megabytes, end)
         assert "\n" not in end
-        assert (end == "loaded") == (name == "0 honest" or name.startswith("provenance")), (name, end)
+        loads = name == "0 honest" or name.startswith("provenance") or name.endswith("should be")
+        assert (end == "loaded") == loads, (name, end)

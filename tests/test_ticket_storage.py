@@ -1,7 +1,7 @@
 """The ticket file: its bytes by hand, every bit of it guarded, every way it can be wrong refused in one line.
 
-The golden file of format version 2 was made by ``PYTHONPATH=. python tests/test_ticket_storage.py``, the one of version
-3 by ``tests/test_ticket_ans.py``; those of released versions never change again.
+The golden files of format version 5 were made by ``PYTHONPATH=. python tests/test_ticket_storage.py``, the one of
+version 3 by ``tests/test_ticket_ans.py``; those of released versions never change again.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from ticket_files import (
     GOLDEN_1,
     GOLDEN_2,
     GOLDEN_4,
+    GOLDEN_5_COATS,
+    GOLDEN_5_DRAWS,
     GOLDEN_SHA256,
     apart,
     assert_refused,
@@ -39,6 +41,8 @@ from ticket_files import (
     forged,
     framed,
     golden_binary_ticket,
+    golden_coats_ticket,
+    golden_draws_ticket,
     golden_ticket,
     literal,
     sealed,
@@ -50,7 +54,13 @@ from strongticket.errors import TicketError
 from strongticket.ticket import Ticket, coded_masks, from_bytes, load, mask_bits, save, storage, to_bytes
 from strongticket.weights import Binary, DrawnTensor, digest, source
 
-GOLDEN = {GOLDEN_1: golden_ticket(), GOLDEN_2: golden_binary_ticket(), GOLDEN_4: golden_ticket()}
+GOLDEN = {
+    GOLDEN_1: golden_ticket(),
+    GOLDEN_2: golden_binary_ticket(),
+    GOLDEN_4: golden_ticket(),
+    GOLDEN_5_COATS: golden_coats_ticket(),
+    GOLDEN_5_DRAWS: golden_draws_ticket(),
+}
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
@@ -85,7 +95,7 @@ def test_a_ticket_comes_back_as_it_was(
     assert (again.kept, again.total) == (ticket.kept, ticket.total)
 
 
-@pytest.mark.parametrize("ticket", [golden_ticket(), golden_binary_ticket()], ids=["real", "binary"])
+@pytest.mark.parametrize("ticket", GOLDEN.values(), ids=[path.stem for path in GOLDEN])
 def test_a_ticket_comes_back_from_a_file(tmp_path: Path, ticket: Ticket) -> None:
     for path in (tmp_path / "ticket.safetensors", tmp_path / "näme with spaces"):
         save(ticket, path)
@@ -313,16 +323,18 @@ def test_the_golden_files_load() -> None:
         assert equal(load(path), ticket)
 
 
-def test_the_latest_golden_file_is_what_is_written_whatever_zstd_makes_of_it() -> None:
-    written, tensors = taken_apart(to_bytes(golden_ticket()))
-    said, golden = taken_apart(GOLDEN_4.read_bytes())
+@pytest.mark.parametrize("path", [GOLDEN_4, GOLDEN_5_COATS, GOLDEN_5_DRAWS], ids=lambda path: path.stem)
+def test_the_latest_golden_files_are_what_is_written_whatever_zstd_makes_of_it(path: Path) -> None:
+    written, tensors = taken_apart(to_bytes(GOLDEN[path]))
+    said, golden = taken_apart(path.read_bytes())
     assert {**written, "sha256": ""} == {**said, "sha256": ""}
-    assert zstd.decompress(tensors.pop("masks.zstd")[2]) == zstd.decompress(golden.pop("masks.zstd")[2])
+    for key in [key for key in golden if key.endswith(".zstd")]:
+        assert zstd.decompress(tensors.pop(key)[2]) == zstd.decompress(golden.pop(key)[2])
     assert tensors == golden
 
 
 @pytest.mark.parametrize("path", [GOLDEN_1, GOLDEN_2], ids=lambda path: path.stem)
-def test_a_ticket_of_an_older_version_is_written_in_the_latest(path: Path) -> None:
+def test_a_ticket_of_an_older_version_is_written_in_the_latest_without_levels(path: Path) -> None:
     data = to_bytes(load(path))
     assert taken_apart(data)[0]["format"] == 4
     assert data == to_bytes(GOLDEN[path])
@@ -345,7 +357,9 @@ def test_the_reader_in_the_documentation_reads_the_golden_files(path: Path, expe
     assert digest({name: torch.from_numpy(mask) for name, mask in masks.items()}) == digest(expected.masks)
     table = np.load(Path(source.__file__).parent / "normal_quantiles.npy")
     weights = {
-        name: reader["frozen_weights"](description, name, table, padding=3 if name == "embed.weight" else None)
+        name: reader["frozen_weights"](
+            description, name, table, padding=3 if name == "embed.weight" else None, mask=masks.get(name)
+        )
         for name in expected.tensors
     }
     assert digest({name: torch.from_numpy(weight) for name, weight in weights.items()}) == description["weights_digest"]
@@ -475,9 +489,9 @@ def test_what_is_no_ticket_is_refused(data: bytes, message: str) -> None:
 
 
 def test_another_format_version_is_refused_before_anything_else() -> None:
-    header = '{"__metadata__":{"strongticket":"{\\"format\\":5,\\"new\\":[]}"},"other":{}}'
+    header = '{"__metadata__":{"strongticket":"{\\"format\\":6,\\"new\\":[]}"},"other":{}}'
     assert_refused(
-        framed(header), r"the ticket has format version 5, this release reads versions 1 to 4; update strongticket$"
+        framed(header), r"the ticket has format version 6, this release reads versions 1 to 5; update strongticket$"
     )
 
 
@@ -566,7 +580,7 @@ def test_odd_entries_of_the_header_are_refused() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 5}, r"the ticket has format version 5, this release reads versions 1 to 4; update strongticket$"),
+        ({"format": 6}, r"the ticket has format version 6, this release reads versions 1 to 5; update strongticket$"),
         ({"format": 1}, r"the ticket has an unknown key 'binary'; format version 1 has sha256"),
         ({"extra": 1}, r"the ticket has an unknown key 'extra'; format version 2 has sha256"),
         ({"binary": {"gain": None}}, r"binary has no key 'activations'; format version 2 has gain, activations$"),
@@ -865,4 +879,5 @@ def test_a_folder_without_permission_is_named(tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":
-    save(golden_ticket(), GOLDEN_4)
+    for path in (GOLDEN_4, GOLDEN_5_COATS, GOLDEN_5_DRAWS):
+        save(GOLDEN[path], path)

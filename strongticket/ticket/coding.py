@@ -67,12 +67,14 @@ class CodedMasks:
     """Masks by the names of their tensors: how each is coded, the SHA-256 of all their packed bits, the coded bytes.
 
     Packed bits are a mask in C order, edge i being bit i mod 8 (lowest first) of byte i // 8; unused bits of the
-    last byte are 0. ``streams`` has the bytes of each stream that a codec here puts its masks into.
+    last byte are 0. ``streams`` has the bytes of each stream that a codec here puts its masks into. ``kind`` is what
+    errors call all of them.
     """
 
     masks: Mapping[str, CodedMask]
     sha256: str
     streams: Mapping[str, bytes]
+    kind: str = "masks"
 
     @property
     def size(self) -> int:
@@ -82,7 +84,7 @@ class CodedMasks:
     @property
     def label(self) -> str:
         """What errors call these masks."""
-        return f"the mask of {next(iter(self.masks))}" if len(self.masks) == 1 else "the code of all masks"
+        return f"the mask of {next(iter(self.masks))}" if len(self.masks) == 1 else f"the code of all {self.kind}"
 
 
 def check_coder(coder: str) -> None:
@@ -118,8 +120,8 @@ def decode_masks(coded: CodedMasks, shapes: Mapping[str, Sequence[int]]) -> dict
     """Return the masks, bool tensors of their ``shapes``, contiguous, on the CPU.
 
     Nothing is decompressed beyond the number of edges of the shapes. Raises TicketError, saying which,
-    for an unknown codec, a damaged or unfinished zstd frame, bytes after it, more or fewer edges than
-    the shapes have, another count than the one given, bits set behind the last edge, or another SHA-256;
+    for an unknown codec, one without its stream, a damaged or unfinished zstd frame, bytes after it, more or fewer
+    edges than the shapes have, another count than the one given, bits set behind the last edge, or another SHA-256;
     MissingExtraError for the codec ``ans`` where its extra is not installed.
     """
     found: dict[str, Tensor] = {}
@@ -160,6 +162,8 @@ def _check_claims(coded: CodedMasks, totals: Mapping[str, int]) -> None:
     for name, mask in coded.masks.items():
         if mask.codec not in CODECS:
             raise TicketError(f"the mask of {name} has codec {mask.codec!r}; this release reads {', '.join(CODECS)}")
+        if (stream := STREAM_OF[mask.codec]) not in coded.streams:
+            raise TicketError(f"the mask of {name} has codec {mask.codec!r}, but the stream {stream!r} is missing")
         if not 0 <= mask.count <= totals[name]:
             raise TicketError(f"the mask of {name} claims {mask.count} kept edges of {totals[name]}")
     in_ans = [totals[name] for name, mask in coded.masks.items() if mask.codec == "ans"]

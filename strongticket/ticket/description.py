@@ -85,12 +85,11 @@ STORED_DTYPES = {
     "C64": torch.complex64,
 }
 """The dtypes that a stored tensor may have, by their names in the file."""
-_NOTHING_ABOVE = CodedMasks({}, hashlib.sha256().hexdigest(), {})
+_NOTHING_ABOVE = CodedMasks({}, hashlib.sha256().hexdigest(), {}, "levels")
 _EXAMPLES = {"tensor": "conv1.weight", "module": "layer1.relu"}
 _VERSIONS = f"versions {_READABLE[0]} to {FORMAT}"
 _LONGEST_NAME = 1024
-_MOST_TENSORS = 1 << 13  # of a table, where a tensor takes few bytes: each takes time to read
-_MOST_ABOVE = 1 << 14  # masks of levels, likewise
+_MOST_TENSORS = 1 << 13  # of a table, with the masks of levels: where one takes few bytes, each takes time to read
 _LARGEST_SHAPE = 2**48
 _MOST_DIMENSIONS = 64
 
@@ -204,7 +203,7 @@ def read(said: Mapping[str, Any], table: Mapping[str, Any] | None = None) -> Des
         tensors=tensors,
         coded=tuple(coded),
         levels=_levels(said["levels"]) if version >= LEVELLED else None,
-        above=_above(said["above"], masks, said["levels_digest"], version) if version >= LEVELLED else _NOTHING_ABOVE,
+        above=_above(said, masks, version) if version >= LEVELLED else _NOTHING_ABOVE,
         weights_digest=digest_in(said["weights_digest"], "weights_digest"),
         stored_digest=digest_in(said["stored_digest"], "stored_digest"),
         stored=_stored(said["stored"], version) if version >= JOINED else None,
@@ -269,29 +268,31 @@ def _levels(value: object) -> Levels:
     raise TicketError(f"levels is {shown(value)}; expected {' or '.join(map(repr, get_args(Levels)))}")
 
 
-def _above(value: object, masks: Mapping[str, CodedMask], sha256: object, version: int) -> CodedMasks:
+def _above(said: Mapping[str, Any], masks: Mapping[str, CodedMask], version: int) -> CodedMasks:
     """Return the masks of levels, by key, out of a list for each tensor that has one."""
-    lists, found = object_in(value, "above"), {}
+    lists, found = object_in(said["above"], "above"), {}
     for name, entries in lists.items():
         if name not in masks:
             raise TicketError(f"above.{shown(name)} is of no tensor with a mask")
         if not isinstance(entries, list) or not 0 < len(entries) < MOST_LEVELS:
             raise TicketError(f"above.{name} is {shown(entries)}; expected a list of 1 to {MOST_LEVELS - 1} masks")
-        below = masks[name].count
+    if (count := len(said["tensors"]) + sum(map(len, lists.values()))) > _MOST_TENSORS:
+        raise TicketError(f"the ticket has {count} tensors and masks of levels; expected at most {_MOST_TENSORS}")
+    if list(lists) != [name for name in masks if name in lists]:
+        raise TicketError("above has tensors in another order than their masks; expected the same")
+    for name, entries in lists.items():
+        if not (below := masks[name].count):
+            raise TicketError(f"above.{name} is of a mask that keeps no edge; expected no list")
         for level, entry in enumerate(entries, start=2):
             mask = _mask(entry, below, f"above.{name}.{level}", version)
             if not mask.count:
                 raise TicketError(f"above.{name}.{level} keeps no edge; expected no entry")
             found[key_of(name, level)], below = mask, mask.count
-    if len(found) > _MOST_ABOVE:
-        raise TicketError(f"the ticket has {len(found)} masks of levels; expected at most {_MOST_ABOVE}")
-    if list(lists) != [name for name in masks if name in lists]:
-        raise TicketError("above has tensors in another order than their masks; expected the same")
-    return _coded(found, digest_in(sha256, "levels_digest"))
+    return _coded(found, digest_in(said["levels_digest"], "levels_digest"), "levels")
 
 
-def _coded(masks: dict[str, CodedMask], sha256: str) -> CodedMasks:
-    return CodedMasks(masks, sha256, {STREAM_OF[mask.codec]: b"" for mask in masks.values()})
+def _coded(masks: dict[str, CodedMask], sha256: str, kind: str = "masks") -> CodedMasks:
+    return CodedMasks(masks, sha256, {STREAM_OF[mask.codec]: b"" for mask in masks.values()}, kind)
 
 
 def _stored(value: object, version: object) -> dict[str, StoredTensor]:

@@ -18,7 +18,7 @@ __all__ = ["bound_bits", "join", "key_of", "split"]
 
 def key_of(name: str, level: int) -> str:
     """Return what the mask of a level of the tensor ``name`` is called; no two have one key."""
-    return f"{level}:{name}"
+    return f"level {level} of {name}"
 
 
 def split(masks: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -39,13 +39,13 @@ def join(kept: Mapping[str, Tensor], above: Mapping[str, Tensor]) -> dict[str, T
     """Return what ``split`` was given."""
     masks = {}
     for name, mask in kept.items():
-        values = torch.ones(int(mask.count_nonzero()), dtype=torch.uint8)
-        reached, level = torch.arange(values.numel()), 1
-        while (higher := above.get(key_of(name, level + 1))) is not None:
-            level += 1
-            reached = reached[higher]
-            values[reached] = level
-        masks[name] = torch.zeros(mask.shape, dtype=torch.uint8).masked_scatter_(mask, values)
+        chain = [mask]
+        while (higher := above.get(key_of(name, len(chain) + 1))) is not None:
+            chain.append(higher)
+        values = torch.full((int(chain[-1].count_nonzero()),), len(chain), dtype=torch.uint8)
+        for level in reversed(range(len(chain))):  # from above, one byte for each edge of two levels is all it takes
+            values = torch.full(chain[level].shape, level, dtype=torch.uint8).masked_scatter_(chain[level], values)
+        masks[name] = values
     return masks
 
 

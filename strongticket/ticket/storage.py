@@ -15,11 +15,12 @@ from torch import Tensor
 
 from ..errors import MissingExtraError, TicketError
 from ..files import write_beside
+from ..masks import mask_dtype
 from ..weights import digest
 from .coding import CODERS, CodedMasks, check_masks, decode_masks, encode_masks
 from .container import Container, pack, read_container
 from .describing import describe
-from .description import STORED_DTYPES
+from .description import STORED_DTYPES, dtype_name
 from .layout import content, described, laid_out
 from .levels import join, split
 from .ticket import Ticket
@@ -107,13 +108,14 @@ def coded_masks(ticket: Ticket, *, coder: str = "zstd") -> CodedMasks:
     for name, shape in expected.items():
         if 0 in shape:
             raise TicketError(f"this ticket is inconsistent: {name} has shape {shape}, there is nothing to mask")
-    masks = {name: ticket.masks[name] for name in expected}
-    if ticket.levels is None:
-        return encode_masks(masks, coder=coder)
+    masks, dtype = {name: ticket.masks[name] for name in expected}, mask_dtype(ticket.levels)
     for name, mask in masks.items():
-        if mask.dtype is not torch.uint8:
-            raise TicketError(f"the mask of {name} is {mask.dtype}; expected torch.uint8, with levels")
-    return encode_masks(split(masks)[0], coder=coder)
+        if mask.dtype is not dtype:
+            said = "none" if ticket.levels is None else repr(ticket.levels)
+            raise TicketError(
+                f"the mask of {name} is {dtype_name(mask.dtype)}; expected {dtype_name(dtype)}, levels being {said}"
+            )
+    return encode_masks({name: mask > 0 for name, mask in masks.items()} if ticket.levels else masks, coder=coder)
 
 
 def coded_levels(ticket: Ticket, *, coder: str = "zstd") -> CodedMasks | None:
