@@ -139,7 +139,7 @@ def _layers(ticket: Ticket, most: int) -> tuple[list[Layer], Values]:
 
 
 def _check_size(ticket: Ticket, most: int) -> None:
-    """Raise TicketError if weights and largest activation of the network that a ticket names are over ``most`` values.
+    """Raise TicketError if weights, draws and largest activation of the network of a ticket are over ``most`` values.
 
     A file of a kilobyte may name a network of any size. This one is built and run on a device without memory; raises
     ModelError for one that cannot be.
@@ -155,7 +155,8 @@ def _check_size(ticket: Ticket, most: int) -> None:
         for module in model.modules():
             module.register_forward_hook(watch)
         check_fits(model, tuple(ticket.model["input_shape"]), len(ticket.model["classes"]))
-    if sum(value.numel() for value in model.parameters()) + largest > most:
+    again = sum(mask.numel() * int(mask.max()) for mask in ticket.masks.values() if ticket.levels == "draws")
+    if sum(value.numel() for value in model.parameters()) + largest + again > most:
         raise TicketError(f"this ticket is of a network of more than {most} values")
 
 

@@ -11,7 +11,7 @@ import torch
 from cli_runs import refusal, search
 
 import strongticket as st
-from strongticket.cli import main
+from strongticket.cli import inspect, main
 
 RULES = {
     "coats": ("--rule", "multicoated", "--coats", "3"),
@@ -57,6 +57,16 @@ def test_inspect_counts_the_edges_of_every_level(run: Path, capsys: pytest.Captu
     assert f"levels: {run.name}; {counts['1']:,} edges of 1, {counts['2']:,} edges of 2" in capsys.readouterr().out
 
 
+def test_inspect_draws_no_weights_that_are_too_many_for_the_file(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inspect, "_FREE_VALUES", 3000)  # the network has 64·30 + 30·10 + 10·10 weights and 50 biases
+    monkeypatch.setattr(inspect, "_VALUES_PER_BYTE", 0)
+    assert main(["inspect", str(run), "--json"]) == 0
+    seen = {layer["inputs"] for layer in json.loads(capsys.readouterr().out)["layers"]}
+    assert seen == ({"real"} if run.name == "coats" else {"not seen"})
+
+
 def test_an_export_has_the_weights_that_kept_edges_carry(run: Path, tmp_path: Path) -> None:
     assert main(["export", str(run), "--to", "safetensors", "--out", str(tmp_path / "t")]) == 0
     ticket, baked = st.load(run / "ticket.safetensors"), safetensors.torch.load_file(tmp_path / "t")
@@ -81,7 +91,7 @@ def test_weights_in_several_coats_are_not_called_binary(tmp_path: Path, capsys: 
     [
         (["--coats", "3"], "coats is an option of rule 'multicoated', the rule is 'edge-popup'"),
         (["--rule", "multicoated", "--redraw-every", "3"], "redraw_every is an option of rule 'iterand'"),
-        (["--rule", "multicoated", "--coats", "1"], "coats 1 was given; expected a whole number from 2 to 255"),
+        (["--rule", "multicoated", "--coats", "1"], "coats 1 was given; expected a whole number from 2 to 31"),
         (["--rule", "iterand", "--redraw-every", "0"], "redraw_every 0 was given; expected a number of steps"),
         (["--rule", "iterand", "--redraw-share", "1.5"], "redraw_share 1.5 was given; expected a probability"),
     ],

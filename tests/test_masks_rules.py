@@ -200,8 +200,8 @@ def test_coats_remember_their_own_thresholds():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("multicoated", {"coats": 1}, r"coats 1 was given; expected a whole number from 2 to 255"),
-        ("multicoated", {"coats": 256}, r"coats 256 was given"),
+        ("multicoated", {"coats": 1}, r"coats 1 was given; expected a whole number from 2 to 31"),
+        ("multicoated", {"coats": 32}, r"coats 32 was given"),
         ("multicoated", {"coats": 2.0}, r"coats 2\.0 was given"),
         ("multicoated", {"coats": True}, r"coats True was given"),
         ("iterand", {"redraw_every": 0}, r"redraw_every 0 was given; expected a number of steps, at least 1"),

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from ...errors import ConfigError
-from ..levels import MOST_LEVELS
 from ..selection import Density, Selection
 from ..straight_through import CoatedMask
 from ..threshold import Thresholds
 from .base import Edges, Moment
 from .edge_popup import EdgePopup
+
+_MOST_COATS = 31  # each costs a selection in every step, and a mask of every tensor in the ticket
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Multicoated(EdgePopup):
     coats: int = 3
 
     def __post_init__(self) -> None:
-        if type(self.coats) is not int or not 2 <= self.coats <= MOST_LEVELS:
-            raise ConfigError(f"coats {self.coats!r} was given; expected a whole number from 2 to {MOST_LEVELS}")
+        if type(self.coats) is not int or not 2 <= self.coats <= _MOST_COATS:
+            raise ConfigError(f"coats {self.coats!r} was given; expected a whole number from 2 to {_MOST_COATS}")
 
     def decide(self, edges: Mapping[str, Edges], selection: Selection, moment: Moment) -> dict[str, Tensor]:
         """Select the coats, and count for each edge those that it is in."""
