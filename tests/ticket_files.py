@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import sys
+import tracemalloc
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -295,3 +296,13 @@ def assert_refused(data: bytes, message: str) -> None:
         from_bytes(data)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
+
+
+def assert_refused_in_memory(data: bytes, message: str, takes: int) -> None:
+    """A file is refused at a peak of ``takes`` bytes at least, and of not much more than twice that."""
+    tracemalloc.start()
+    try:
+        assert_refused(data, message)
+        assert takes <= tracemalloc.get_traced_memory()[1] < 2 * takes + 10_000_000
+    finally:
+        tracemalloc.stop()

@@ -37,7 +37,7 @@ from .activations import (
     choose_activations,
     put_binary_activations,
 )
-from .levels import MOST_LEVELS, Levels, draws_in
+from .levels import MOST_LEVELS, Levels, computed_dtype, draws_in
 from .recurrent import read_through_masks
 from .rules import Edges, Moment, Rule, as_rule
 from .selection import Density, Scope, Selection
@@ -112,6 +112,7 @@ def attach(
     become zero and stay so; normalisation layers lose the effect of their affine parameters, unless
     ``bn="learned"`` lets batch norm's learn. All that is not a score is frozen.
 
+    ``rule`` is a name, or what ``strongticket.masks.as_rule`` returns for a name and the options of that rule.
     ``density`` (kept ÷ total, in (0, 1], or {name pattern: density}), ``scope`` and ``floor`` are those of
     ``select``. ``where`` chooses the tensors: None the weights of known layers, a name pattern or
     several, or a function (tensor name, module) → bool; a maskable tensor left out is frozen at its
@@ -199,7 +200,7 @@ def refresh(model: nn.Module, *, density: Density | None = None) -> None:
 
 @torch.no_grad()
 def redraw(model: nn.Module, names: Iterable[str] | None = None) -> None:
-    """Give tensors, all that were ever drawn anew if not named, the weights that their draws say they have."""
+    """Give masked tensors, all if none are named, the weights that their draws say they have."""
     attachment = attachment_of(model)
     if attachment.levels == "draws":
         for name in attachment.masked if names is None else names:
@@ -370,12 +371,9 @@ def _put_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
 
 def _fixed(slot: Slot, mask: Tensor, attachment: Attachment) -> FixedMask:
-    dtype, draws = torch.bool, None
-    if attachment.levels == "coats":
-        dtype = torch.uint8
-    elif attachment.levels == "draws":
-        draws = _like(draws_in(mask), slot.parameter, dtype=torch.uint8)
-    kept = _like(mask, slot.parameter, dtype=dtype)
+    is_drawn = attachment.levels == "draws"
+    draws = _like(draws_in(mask), slot.parameter, dtype=torch.uint8) if is_drawn else None
+    kept = _like(mask, slot.parameter, dtype=computed_dtype(attachment.levels))
     return FixedMask(kept, slot.parameter, _gain_groups(slot, attachment), draws)
 
 

@@ -19,8 +19,13 @@ MOST_LEVELS = 255
 
 
 def mask_dtype(levels: Levels | None) -> torch.dtype:
-    """Return the dtype of masks with such levels, or of those without any."""
+    """Return the dtype of a ticket's masks with such levels, or of those without any."""
     return torch.bool if levels is None else torch.uint8
+
+
+def computed_dtype(levels: Levels | None) -> torch.dtype:
+    """Return the dtype of the masks that a network computes with: coats multiply, draws are in its weights already."""
+    return torch.uint8 if levels == "coats" else torch.bool
 
 
 def draws_in(mask: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..weights import GainGroups, binary_sign, gains
+from .levels import computed_dtype
 from .rules import Rule
 from .straight_through import masked
 
@@ -59,8 +60,7 @@ class Supermask(_Mask):
     """
 
     def __init__(self, scores: Tensor, rule: Rule, weight: Tensor, groups: GainGroups | None) -> None:
-        dtype = torch.uint8 if rule.levels == "coats" else torch.bool
-        mask = torch.ones_like(scores, dtype=dtype, requires_grad=False)
+        mask = torch.ones_like(scores, dtype=computed_dtype(rule.levels), requires_grad=False)
         draws = torch.zeros_like(scores, dtype=torch.uint8, requires_grad=False) if rule.levels == "draws" else None
         super().__init__(mask, weight, groups, draws)
         self.scores = nn.Parameter(scores)

@@ -21,8 +21,8 @@ class IteRand(Rule):
     """Keep the largest scores, signs included; now and then give dropped edges another random weight.
 
     Every ``redraw_every`` steps each dropped edge is drawn anew with probability ``redraw_share``, from a stream of
-    its seed that no draw had before; kept edges stay as they are. So nothing is trained: the search has more random
-    weights to choose from, and the ticket says of each kept edge which draw it carries. Scores begin as
+    the seed that it never had a weight of; kept edges stay as they are. So nothing is trained: the search has more
+    random weights to choose from, and the ticket says of each kept edge which draw it carries. Scores begin as
     U(−√(6/fan_in), √(6/fan_in)). Chijiwa et al. 2021 (arXiv 2106.09269), section 3.
     """
 
