@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from strongticket.search import SearchConfig
+from strongticket.search.muon import Muon
 from strongticket.search.optimizer import learning_rate_factor, make_optimizer
 
 
@@ -33,7 +34,8 @@ def test_a_constant_schedule_stays():
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)]
+    ("name", "kind"),
+    [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("muon", Muon)],
 )
 def test_vectors_get_no_weight_decay_under_any_optimizer(name, kind):
     parameters = [nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))]

@@ -12,7 +12,7 @@ _SEARCH: dict[str, Any] = {"panel": "Search"}
 _MACHINE: dict[str, Any] = {"panel": "Machine"}
 _DENSE: dict[str, Any] = {"panel": "Dense baseline"}
 
-Optimizer = Literal["sgd", "adam", "adamw"]
+Optimizer = Literal["sgd", "adam", "adamw", "muon"]
 
 
 class SearchConfig(BaseModel):
@@ -23,8 +23,8 @@ class SearchConfig(BaseModel):
     epochs: int = Field(20, ge=1, description="Passes over the training data.", json_schema_extra=_SEARCH)
     optimizer: Optimizer = Field("sgd", description="Optimizer of the scores.", json_schema_extra=_SEARCH)
     learning_rate: float = Field(0.4, gt=0, description="Peak learning rate of the scores.", json_schema_extra=_SEARCH)
-    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum (SGD).", json_schema_extra=_SEARCH)
-    nesterov: bool = Field(True, description="Nesterov momentum (SGD).", json_schema_extra=_SEARCH)
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum (SGD, Muon).", json_schema_extra=_SEARCH)
+    nesterov: bool = Field(True, description="Nesterov momentum (SGD, Muon).", json_schema_extra=_SEARCH)
     weight_decay: float = Field(1e-4, ge=0, description="Weight decay on the scores.", json_schema_extra=_SEARCH)
     schedule: Literal["cosine", "constant"] = Field(
         "cosine", description="Learning rate over the search.", json_schema_extra=_SEARCH

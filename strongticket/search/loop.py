@@ -23,6 +23,7 @@ from .machine.compilation import Forward
 from .machine.determinism import deterministic
 from .machine.hardware import Placement
 from .machine.randomness import random_state, set_random_state
+from .muon import directions_of
 from .optimizer import learning_rate_factor, make_optimizer
 from .processes.gradients import MeanGradients
 from .processes.shares import Share, Team, shares_of
@@ -85,7 +86,7 @@ class Loop:
                 self.validation, self._cuts_validation = team.taken(validation)
         self.loss: Loss = loss or _cross_entropy(config.label_smoothing)
         learned = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = make_optimizer(learned, config)
+        self.optimizer = make_optimizer(learned, config, directions=directions_of(model))
         self.position = Position(steps_in_epoch=len(self.train) if isinstance(self.train, Sized) else None)
         self.random_at_epoch_start = random_state(self.train, placement.device)
         self._images_per_second = 0.0

@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 from .config import SearchConfig
+from .muon import Directions, Muon
 
 REMEMBERED = {
     "sgd": frozenset({"momentum_buffer"}),
+    "muon": frozenset({"momentum_buffer"}),
     "adam": frozenset({"step", "exp_avg", "exp_avg_sq"}),
     "adamw": frozenset({"step", "exp_avg", "exp_avg_sq"}),
 }
@@ -31,10 +33,13 @@ def learning_rate_factor(progress: float, config: SearchConfig) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - config.warmup_epochs) / rest)))
 
 
-def make_optimizer(parameters: list[nn.Parameter], config: SearchConfig) -> torch.optim.Optimizer:
+def make_optimizer(
+    parameters: list[nn.Parameter], config: SearchConfig, *, directions: Directions | None = None
+) -> torch.optim.Optimizer:
     """Return the configured optimizer; vectors (affine parameters, biases) get no weight decay.
 
-    It is torch's fused one, which goes through each parameter once, where there is one for its dtype.
+    It is torch's fused one, which goes through each parameter once, where there is one for its dtype; ``directions``
+    belong to Muon.
     """
     groups = [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
@@ -42,8 +47,10 @@ def make_optimizer(parameters: list[nn.Parameter], config: SearchConfig) -> torc
     ]
     groups = [group for group in groups if group["params"]]
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+    nesterov = config.nesterov and config.momentum > 0
+    if config.optimizer == "muon":
+        return Muon(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=nesterov, directions=directions)
     if config.optimizer == "sgd":
-        nesterov = config.nesterov and config.momentum > 0
         sgd = torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=nesterov, fused=fused)
         if config.momentum:
             # The fused one takes momenta of all parameters or of none: one that is first used in a later step has its

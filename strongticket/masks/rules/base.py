@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ...weights import Fans
+from ...weights import Fans, binary_sign
 from ..levels import Levels
 from ..selection import Selection
 from ..threshold import Thresholds
@@ -77,3 +77,7 @@ class Rule(ABC):
 
         ``carried`` is what a kept edge carries: ``weight`` itself, or its sign times the gain.
         """
+
+    def direction(self, weight: Tensor, scores: Tensor) -> Tensor:
+        """Return the sign of ∂w̃/∂s in the backward pass, ±1 in the weight's shape: here that of the weight."""
+        return binary_sign(weight)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ...weights import Fans, uniforms
+from ...weights import Fans, binary_sign, uniforms
 from ..selection import Selection
 from ..straight_through import MagnitudeMask
 from .base import Edges, Moment, Rule
@@ -41,3 +41,7 @@ class EdgePopup(Rule):
         """Mask the weight; see ``MagnitudeMask``."""
         masked: Tensor = MagnitudeMask.apply(carried, weight, scores, mask)
         return masked
+
+    def direction(self, weight: Tensor, scores: Tensor) -> Tensor:
+        """Return the sign of ∂w̃/∂s, which magnitudes turn with the sign of the score."""
+        return binary_sign(weight).mul_(binary_sign(scores))
