@@ -62,7 +62,8 @@ class Assembly:
     def train(self) -> Batches:
         """Return the training batches, shuffled and augmented; a smaller last one is left out if there are others."""
         drop_last = len(self.data.train) > self.config.batch_size
-        return self._loader("train", shuffle=True, augment=self.config.augment, drop_last=drop_last)
+        augment, padding = self.config.augment, self.config.crop_padding
+        return self._loader("train", shuffle=True, augment=augment, crop_padding=padding, drop_last=drop_last)
 
     def validation(self) -> Batches | None:
         """Return the held-out batches, None if nothing is held out."""
