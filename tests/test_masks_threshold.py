@@ -11,7 +11,7 @@ from forks import forked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from strongticket.masks import threshold
+from strongticket.masks import one_pass, threshold
 from strongticket.masks.threshold import Thresholds, largest
 
 LARGE = 4 * threshold._SAMPLE + 12_345  # beyond this size a sample is taken
@@ -31,10 +31,16 @@ def assert_is_that_of_a_full_sort(
     assert np.array_equal(np.concatenate(level), np.flatnonzero(ranked == expected))
 
 
-@pytest.fixture(autouse=True)
-def several_blocks(monkeypatch):
-    """Let vectors of a size that tests can sort be more than one block."""
-    monkeypatch.setattr(threshold, "_BLOCK", 1 << 15)
+@pytest.fixture(autouse=True, params=["numpy", "C"], scope="module")
+def several_blocks(request):
+    """Let vectors of a size that tests can sort be more than one block, and go numpy's way and C's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threshold, "_BLOCK", 1 << 15)
+        if request.param == "numpy":
+            patch.setattr(one_pass, "library", lambda: None)
+        elif one_pass.library() is None:
+            pytest.skip("threshold.c was not compiled")
+        yield
 
 
 def test_the_helper_fails_on_a_wrong_threshold(monkeypatch):

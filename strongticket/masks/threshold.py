@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from . import one_pass
+
 _SAMPLE = 1 << 14
 _WIDTH = 5  # standard deviations of the sampled rank on either side
 _BLOCK = 1 << 18  # values that fit a cache of one processor; smaller ones would have threads wait for the interpreter
@@ -159,6 +161,11 @@ def _sorted_out(pieces: Iterable[_Piece], low: Any, high: Any, magnitudes: bool)
     flags = np.frombuffer(bits, dtype=bool)
     found = []
     for _, _, values, mask in pieces:
+        if (seen := one_pass.sort_out(values, low, high, magnitudes=magnitudes, mask=mask)) is not None:
+            above, places = seen
+            inside = values[places]
+            found.append(_Sorted(above, places, np.abs(inside) if magnitudes else inside))
+            continue
         if magnitudes:
             if room.size < values.size or room.dtype != values.dtype:
                 room = np.empty_like(values)
