@@ -18,7 +18,8 @@ from strongticket.weights import BinaryActivation
 CIFAR = (3, 32, 32)
 SMALL = ["mlp", "conv2", "conv4", "conv6", "conv8", "vgg-small"]
 RESIDUAL = [
-    *("cifar-resnet18", "cifar-resnet20", "cifar-resnet34", "cifar-resnet50", "wide-resnet16-8", "wide-resnet28-10"),
+    *("cifar-resnet8", "cifar-resnet18", "cifar-resnet20", "cifar-resnet34", "cifar-resnet50"),
+    *("wide-resnet16-8", "wide-resnet28-10"),
     *("resnet18", "resnet34", "resnet50", "resnet101", "wide-resnet34", "wide-resnet50"),
 ]
 ACTIVATIONS = ["relu", "binary"]

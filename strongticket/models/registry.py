@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import ConfigError, ModelError
+from .early import EARLY, EarlyNetwork, build_early
 from .factory import call_factory
 from .networks import NETWORKS, Network, build_network
 from .resnets import RESNETS, ResidualNetwork, build_resnet
@@ -19,7 +20,7 @@ from .text import first_line, shape_text
 from .width import parse_width
 
 TORCHVISION = "torchvision:"
-OWN: Mapping[str, Network | ResidualNetwork] = MappingProxyType({**NETWORKS, **RESNETS})
+OWN: Mapping[str, Network | ResidualNetwork | EarlyNetwork] = MappingProxyType({**NETWORKS, **EARLY, **RESNETS})
 # In training these two return a tuple with auxiliary outputs, which a loss cannot take; their own slow initialisation
 # is of no use to weights that are redrawn.
 _WITHOUT_AUXILIARY: Mapping[str, Mapping[str, bool]] = MappingProxyType(
@@ -118,7 +119,7 @@ def _build_own(
     activation: str | None,
 ) -> nn.Sequential:
     """Build a network of this library; one too large for the machine is an error with its width."""
-    build_kind = build_network if name in NETWORKS else build_resnet
+    build_kind = build_network if name in NETWORKS else build_early if name in EARLY else build_resnet
     try:
         return build_kind(name, input_shape, classes=classes, width=width, norm=norm, activation=activation)
     except (RuntimeError, MemoryError, OverflowError, TypeError) as error:  # torch refuses huge sizes in many ways

@@ -1,0 +1,110 @@
+"""A residual network that pools early: what finds a ticket in minutes of a CPU.
+
+Most multiply-adds of the networks of the papers are spent on large images with few channels, which a CPU is slow at.
+Here the first convolution of a stage is pooled at once, and a residual block of one convolution follows on the smaller
+image, as in the networks of speed records: Page 2018 ("How to train your ResNet"), Jordan 2024 (arXiv 2404.00498).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from torch import nn
+
+from ..errors import ConfigError, ModelError
+from .resnets import Residual
+from .variants import Activation, Layers, check_norm, find_activation
+from .width import scaled
+
+
+@dataclass(frozen=True)
+class EarlyNetwork:
+    """A definition: channels of the stem, and of each stage."""
+
+    description: str
+    stem: int
+    channels: tuple[int, ...]
+
+
+EARLY: Mapping[str, EarlyNetwork] = MappingProxyType(
+    {
+        "cifar-resnet8": EarlyNetwork(
+            "ResNet-8 for small images that pools early: 32 to 256 channels", 32, (64, 128, 256)
+        )
+    }
+)
+
+
+def build_early(
+    name: str,
+    input_shape: tuple[int, int, int],
+    *,
+    classes: int,
+    width: float = 1.0,
+    norm: str | None = None,
+    activation: str | None = None,
+) -> nn.Sequential:
+    """Build one of `EARLY` as a sequence of named layers and stages.
+
+    The stem is a 3x3 convolution with batch norm and activation. A stage is a 3x3 convolution, a 2x2 max-pool, batch
+    norm, activation, and a block y = activation(x + norm(convolution(x))). One linear layer reads all that is left. No
+    layer has a bias. Every activation is a module of its own.
+
+    Parameters
+    ----------
+    name
+        A key of `EARLY`.
+    input_shape
+        ``(channels, height, width)`` of one image.
+    classes
+        The number of outputs.
+    width
+        Multiplies the channels of every hidden layer: ``round(channels * width)``, at least 1.
+    norm
+        ``"batch"``, or None, which is the same.
+    activation
+        ``"relu"`` or ``"binary"``; None is ``"relu"``.
+
+    Raises
+    ------
+    ConfigError
+        If the norm is not ``"batch"``, or the activation is unknown.
+    ModelError
+        If pooling would leave no pixel.
+    """
+    network, act = EARLY[name], find_activation(activation)
+    if norm is not None:
+        check_norm(norm)
+        if norm != "batch":
+            raise ConfigError(f"{name} always has batch norm, but norm {norm} was asked for; leave it out")
+    channels, height, across = input_shape
+    shrink = 2 ** len(network.channels)
+    if min(height, across) < shrink:
+        raise ModelError(
+            f"{name} halves its input {len(network.channels)} times, so images of {height}x{across} leave no pixel; "
+            f"it needs at least {shrink}x{shrink}: use a shallower model or larger images"
+        )
+    out = scaled(network.stem, width)
+    layers: Layers = {"conv1": _convolution(channels, out), "bn1": nn.BatchNorm2d(out), **act.named("1")}
+    channels = out
+    for number, units in enumerate(network.channels, start=1):
+        out = scaled(units, width)
+        layers[f"layer{number}"] = _stage(channels, out, act)
+        channels = out
+    pixels = (height // shrink) * (across // shrink)
+    layers |= {"flatten": nn.Flatten(), "head": nn.Linear(channels * pixels, classes, bias=False)}
+    return nn.Sequential(OrderedDict(layers))
+
+
+def _stage(channels: int, out: int, act: Activation) -> nn.Sequential:
+    widening: Layers = {"conv": _convolution(channels, out), "pool": nn.MaxPool2d(2), "bn": nn.BatchNorm2d(out)}
+    inside: Layers = {"conv": _convolution(out, out), "bn": nn.BatchNorm2d(out), "identity": nn.Identity()}
+    block = Residual(OrderedDict(inside | act.named("")))
+    return nn.Sequential(OrderedDict({**widening, **act.named(""), "block": block}))
+
+
+def _convolution(channels: int, out: int) -> nn.Conv2d:
+    return nn.Conv2d(channels, out, 3, padding=1, bias=False)

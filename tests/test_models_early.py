@@ -1,0 +1,72 @@
+"""The residual network that pools early."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from strongticket.errors import ConfigError, ModelError
+from strongticket.models.early import EARLY, build_early
+
+NAME = "cifar-resnet8"
+CIFAR = (3, 32, 32)
+
+
+def test_the_number_of_weights_is_the_sum_over_its_eight_layers() -> None:
+    convolutions = 27 * 32 + 9 * (32 * 64 + 64 * 64 + 64 * 128 + 128 * 128 + 128 * 256 + 256 * 256)
+    assert convolutions + 16 * 256 * 10 == 1_203_040
+    model = build_early(NAME, CIFAR, classes=10)
+    weights = [tensor for tensor in model.parameters() if tensor.dim() > 1]
+    assert len(weights) == 8
+    assert sum(tensor.numel() for tensor in weights) == 1_203_040
+
+
+def test_width_multiplies_every_hidden_layer_but_neither_input_nor_classes() -> None:
+    model = build_early(NAME, CIFAR, classes=7, width=0.5)
+    shapes = [tuple(tensor.shape[:2]) for tensor in model.parameters() if tensor.dim() > 1]
+    assert shapes == [(16, 3), (32, 16), (32, 32), (64, 32), (64, 64), (128, 64), (128, 128), (7, 128 * 16)]
+
+
+def test_the_outputs_are_those_of_the_formula() -> None:
+    model = build_early(NAME, (2, 16, 24), classes=3, width=0.1).eval()
+    images = torch.randn(5, 2, 16, 24, generator=torch.Generator().manual_seed(0))
+    weights = dict(model.named_parameters())
+
+    def normed(values: torch.Tensor) -> torch.Tensor:
+        return values / (1 + 1e-5) ** 0.5  # the statistics of an untouched batch norm: mean 0, variance 1
+
+    values = normed(F.conv2d(images, weights["conv1.weight"], padding=1)).relu()
+    for stage in ("layer1", "layer2", "layer3"):
+        values = F.max_pool2d(F.conv2d(values, weights[f"{stage}.conv.weight"], padding=1), 2)
+        values = normed(values).relu()
+        values = (values + normed(F.conv2d(values, weights[f"{stage}.block.conv.weight"], padding=1))).relu()
+    expected = values.flatten(1) @ weights["head.weight"].T
+    assert expected.shape == (5, 3)
+    assert torch.allclose(model(images), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("activation", "kind"), [(None, "ReLU"), ("relu", "ReLU"), ("binary", "BinaryActivation")])
+def test_every_activation_is_a_module_of_its_own(activation: str | None, kind: str) -> None:
+    model = build_early(NAME, CIFAR, classes=2, width=0.1, activation=activation)
+    assert sum(type(module).__name__ == kind for module in model.modules()) == 7
+
+
+@pytest.mark.parametrize("name", EARLY)
+@pytest.mark.parametrize("activation", ["relu", "binary"])
+def test_no_layer_has_a_bias_but_batch_norm(name: str, activation: str) -> None:
+    for module in build_early(name, CIFAR, classes=2, width=0.1, norm="batch", activation=activation).modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            assert module.bias is None
+
+
+def test_images_that_leave_no_pixel_are_refused() -> None:
+    assert build_early(NAME, (1, 8, 8), classes=2, width=0.1).eval()(torch.zeros(1, 1, 8, 8)).shape == (1, 2)
+    with pytest.raises(ModelError, match=r"cifar-resnet8 halves its input 3 times.*7x8 leave no pixel.*at least 8x8"):
+        build_early(NAME, (1, 7, 8), classes=2)
+
+
+def test_a_norm_that_it_does_not_have_is_refused() -> None:
+    with pytest.raises(ConfigError, match="cifar-resnet8 always has batch norm, but norm none was asked for"):
+        build_early(NAME, CIFAR, classes=2, norm="none")
