@@ -84,11 +84,8 @@ class RunConfig(SearchConfig):
     augment: Literal["none", "flip", "crop-flip"] = Field(
         "none", description="Random changes of training images.", json_schema_extra=_DATA
     )
-    crop_padding: int | None = Field(
-        None,
-        ge=1,
-        description="Pixels by which crop-flip shifts images in memory at most; 4 if not given.",
-        json_schema_extra=_DATA,
+    crop_padding: int = Field(
+        4, ge=0, description="Most pixels by which crop-flip shifts images that fit in memory.", json_schema_extra=_DATA
     )
 
     density: Share = Field(0.5, description="Share of the edges that is kept.", json_schema_extra=_MASKS)
@@ -221,11 +218,6 @@ def _validated(values: Mapping[str, Any], flags: Mapping[str, Any], source: str)
     except ValidationError as error:
         raise ConfigError("; ".join(_explain(part, flags, source) for part in error.errors())) from None
     _ = config.chosen_rule  # refuses options of another rule
-    if config.crop_padding is not None and config.augment != "crop-flip":
-        raise ConfigError(
-            f"crop_padding {config.crop_padding} was given, but augment is {config.augment!r} and crops nothing; "
-            "choose augment crop-flip or leave it out"
-        )
     return config
 
 

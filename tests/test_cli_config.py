@@ -108,13 +108,6 @@ def test_an_unknown_key_is_named_with_what_was_meant(recipe: Path) -> None:
     assert text == f"{recipe}: the key 'epoch' is unknown (did you mean 'epochs'?)"
 
 
-def test_crop_padding_without_crops_is_refused(recipe: Path) -> None:
-    text = refused(recipe, "augment: flip\ncrop_padding: 2\n")
-    assert text.startswith("crop_padding 2 was given, but augment is 'flip' and crops nothing")
-    recipe.write_text("augment: crop-flip\ncrop_padding: 2\n")
-    assert load_config(str(recipe)).crop_padding == 2
-
-
 def test_an_unknown_key_is_named_with_its_full_path(recipe: Path) -> None:
     assert "the key 'search.nope' is unknown" in refused(recipe, "search:\n  nope: 1\n")
     assert "the key 'a.b.c' is unknown" in refused(recipe, "a: {b: {c: 1}}\n")

@@ -161,7 +161,7 @@ def make_loader(
     std: Sequence[float],
     shuffle: bool = False,
     augment: Augment = "none",
-    crop_padding: int | None = None,
+    crop_padding: int = 4,
     seed: int = 0,
     device: str | torch.device = "cpu",
     channels_last: bool = False,
@@ -171,7 +171,7 @@ def make_loader(
     """Return the loader for a split, wherever its images lie; the options are those of `BatchLoader`.
 
     ``workers`` processes read images that do not lie in memory; None is one for each processor, up to a limit.
-    ``crop_padding`` is for images in memory alone: ConfigError if it is given for others.
+    ``crop_padding`` is for images in memory; of others crop-flip takes a random part.
     """
     options: dict[str, Any] = {
         "batch_size": batch_size,
@@ -185,14 +185,7 @@ def make_loader(
         "drop_last": drop_last,
     }
     if isinstance(split, Split):
-        if crop_padding is not None:
-            options["crop_padding"] = crop_padding
-        return BatchLoader(split, **options)
-    if crop_padding is not None:
-        raise ConfigError(
-            f"crop padding {crop_padding} was given, but these images are read from files, where crop-flip takes a "
-            "random part of each; leave it out"
-        )
+        return BatchLoader(split, crop_padding=crop_padding, **options)
     return StreamLoader(split, workers=workers, **options)
 
 
