@@ -54,7 +54,7 @@ class Muon(torch.optim.Optimizer):
                 loss = closure()
         for group in self.param_groups:
             for parameter in group["params"]:
-                if parameter.grad is not None:
+                if parameter.grad is not None and parameter.numel():
                     self._move(parameter, group)
         return loss
 
@@ -102,7 +102,9 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     matrix of the shorter side: X is read twice, however many there are.
     """
     wide = matrix.float() if matrix.shape[0] <= matrix.shape[1] else matrix.float().mT
-    wide = wide / wide.norm().clamp_min(1e-30)
+    # By the largest first, since squares of what a deep layer gets may be no numbers any more.
+    wide = wide / wide.abs().amax().clamp_min(torch.finfo(torch.float32).tiny)
+    wide = wide / wide.norm().clamp_min(1.0)
     gram = wide @ wide.mT
     a, b, c = _QUINTIC
     factor = None
