@@ -67,6 +67,26 @@ def test_any_length(size: int, magnitudes: bool, bracket: tuple[float, float]):
     assert_is_what_numpy_says(values, *bracket, magnitudes)
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+@pytest.mark.parametrize("size", [1, 6, 1000, 10_001])
+def test_however_many_threads_have_a_part_each(threads: int, size: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(one_pass, "_threads", lambda size: threads)
+    values = np.random.default_rng(size).standard_normal(size, dtype=np.float32)
+    assert_is_what_numpy_says(values, 0.5, 0.6, magnitudes=True)
+    assert_is_what_numpy_says(values, -0.1, 0.1, magnitudes=False)
+
+
+def test_threads_are_shared_with_torch_or_there_is_one(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(one_pass.torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(one_pass, "_shares_threads", lambda: True)
+    assert [one_pass._threads(size) for size in (0, 1 << 16, 1 << 17, 1 << 30)] == [1, 1, 2, 4]
+    monkeypatch.setattr(one_pass, "_is_fork", True)
+    assert one_pass._threads(1 << 30) == 1
+    monkeypatch.setattr(one_pass, "_is_fork", False)
+    monkeypatch.setattr(one_pass, "_shares_threads", lambda: False)
+    assert one_pass._threads(1 << 30) == 1
+
+
 def test_signed_zeros_denormals_infinities_and_nan():
     values = np.array([0.0, -0.0, 1e-45, -1e-45, np.inf, -np.inf, np.nan, -np.nan], dtype=np.float32)
     for low, high in ((0.0, 0.0), (-0.0, 0.0), (-np.inf, np.inf), (1e-45, np.inf)):

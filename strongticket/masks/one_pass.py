@@ -6,6 +6,7 @@ It is a library and no Python module: found beside this file, called through cty
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -13,16 +14,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 _ROOM = 16  # one place for so many scores; more are looked for only when little is known of the threshold
 _LEAST_ROOM = 1024
+_FOR_A_THREAD = 1 << 16  # scores below which another thread costs more than it saves
 
-SortOut = Callable[..., int]
+Pass = Callable[..., None]
+
+_is_fork = False
+if hasattr(os, "register_at_fork"):
+
+    def _note_fork() -> None:
+        global _is_fork
+        _is_fork = True
+
+    os.register_at_fork(after_in_child=_note_fork)
 
 
 @cache
-def library() -> SortOut | None:
+def library() -> Pass | None:
     """Return the function of ``threshold.c``, None where it was not compiled or cannot be loaded."""
     for suffix in EXTENSION_SUFFIXES:
         file = Path(__file__).with_name(f"_threshold{suffix}")
@@ -31,15 +43,15 @@ def library() -> SortOut | None:
     return None
 
 
-def loaded(file: Path) -> SortOut | None:
+def loaded(file: Path) -> Pass | None:
     """Return the function of a compiled ``threshold.c``, None if it cannot be loaded."""
     try:
         function = ctypes.CDLL(str(file)).strongticket_sort_out
     except (OSError, AttributeError):
         return None
-    address, size, value = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_float
-    function.argtypes = [address, size, value, value, ctypes.c_int, address, address, size, address]
-    function.restype = size
+    address, size, value, whole = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_float, ctypes.c_int
+    function.argtypes = [address, size, value, value, whole, address, address, size, whole, address, address]
+    function.restype = None
     return function
 
 
@@ -56,20 +68,39 @@ def sort_out(
         return None
     if not (values.flags.c_contiguous and mask.flags.c_contiguous):
         return None
-    above = ctypes.c_size_t(0)
-    places = np.empty(max(_LEAST_ROOM, values.size // _ROOM), dtype=np.int64)
-    inside = function(
-        _address(values),
-        values.size,
-        low,
-        high,
-        magnitudes,
-        _address(mask),
-        _address(places),
-        places.size,
-        ctypes.byref(above),
+    threads = _threads(values.size)
+    part, share = -(-values.size // threads), max(_LEAST_ROOM, values.size // _ROOM // threads)
+    places = np.empty(threads * share, dtype=np.int64)
+    inside, above = np.empty(threads, dtype=np.uintp), np.empty(threads, dtype=np.uintp)
+    arrays = [_address(array) for array in (values, mask, places, inside, above)]
+    function(
+        arrays[0], values.size, low, high, magnitudes, arrays[1], arrays[2], places.size, threads, arrays[3], arrays[4]
     )
-    return None if inside > places.size else (above.value, places[:inside].astype(np.intp, copy=False))
+    counts = inside.tolist()
+    if max(counts) > share:
+        return None
+    found = [places[t * share : t * share + count] + t * part for t, count in enumerate(counts)]
+    together = found[0] if threads == 1 else np.concatenate(found)
+    return int(above.sum()), together.astype(np.intp, copy=False)
+
+
+def _threads(size: int) -> int:
+    """Return how many threads are to pass over so many scores; a fork has lost those that OpenMP had."""
+    if _is_fork or not _shares_threads():
+        return 1
+    return max(1, min(torch.get_num_threads(), size // _FOR_A_THREAD))
+
+
+@cache
+def _shares_threads() -> bool:
+    """Say whether the library's OpenMP is torch's own; threads of another one would wait actively beside torch's."""
+    try:
+        mapped = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        return False
+    # Other packages bring libraries of other names; this name is what threshold.c was linked to.
+    found = {Path(line.split()[-1]) for line in mapped if "/libgomp.so.1" in line}
+    return bool(found) and all(Path(torch.__file__).parent in file.parents for file in found)
 
 
 def _is_float32(value: Any) -> bool:

@@ -10,7 +10,7 @@
 
 /* What the processor has is found out when the library is loaded. */
 #if defined(__x86_64__) && defined(__linux__) && defined(__GLIBC__) && (!defined(__clang__) || __clang_major__ >= 14)
-#define FOR_EACH_PROCESSOR __attribute__((target_clones("arch=skylake-avx512", "avx2", "default")))
+#define FOR_EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define FOR_EACH_PROCESSOR
 #endif
@@ -38,8 +38,8 @@ static inline float value_of(uint32_t bits, uint32_t kept_bits) {
  * returns how many there are; if there are more than room, it ends early and returns more than that.
  */
 FOR_EACH_PROCESSOR
-PUBLIC size_t strongticket_sort_out(const uint32_t *scores, size_t size, float low, float high, int magnitudes,
-                                    uint8_t *mask, int64_t *places, size_t room, size_t *above) {
+static size_t sort_out(const uint32_t *scores, size_t size, float low, float high, int magnitudes, uint8_t *mask,
+                       int64_t *places, size_t room, size_t *above) {
     const uint32_t kept_bits = magnitudes ? 0x7fffffffu : 0xffffffffu;
     uint8_t others[RUN] = {0};
     size_t inside = 0;
@@ -73,6 +73,27 @@ PUBLIC size_t strongticket_sort_out(const uint32_t *scores, size_t size, float l
         }
     }
     return inside;
+}
+
+/*
+ * Does so by several threads (OpenMP), each with a part of the scores and of the room, of equal sizes: part t begins at
+ * t * ceil(size / threads), and at t * (room / threads) of places, which count from the part's begin. inside and above
+ * have a number a part.
+ */
+PUBLIC void strongticket_sort_out(const uint32_t *scores, size_t size, float low, float high, int magnitudes,
+                                  uint8_t *mask, int64_t *places, size_t room, int threads, size_t *inside,
+                                  size_t *above) {
+    const size_t part = (size + (size_t)threads - 1) / (size_t)threads, share = room / (size_t)threads;
+#ifdef _OPENMP
+#pragma omp parallel for num_threads(threads) schedule(static, 1) if (threads > 1)
+#endif
+    for (int t = 0; t < threads; t++) {
+        const size_t start = (size_t)t * part < size ? (size_t)t * part : size;
+        const size_t length = size - start < part ? size - start : part;
+        above[t] = 0;
+        inside[t] = sort_out(scores + start, length, low, high, magnitudes, mask + start, places + (size_t)t * share,
+                             share, above + t);
+    }
 }
 
 #ifdef _WIN32 /* whose linker exports it because extensions of Python have one; nobody imports this library */

@@ -118,12 +118,21 @@ def _within(bracket: tuple[Any, Any], parts: Sequence[NDArray[Any]], kept: int, 
     """Return the ``kept`` largest if the last of them lies in the bracket, ends included, else None."""
     low, high = bracket
     masks = [np.empty(part.size, dtype=bool) for part in parts]
-    pieces = [
-        _Piece(number, start, part[start : start + _BLOCK], mask[start : start + _BLOCK])
-        for number, (part, mask) in enumerate(zip(parts, masks, strict=True))
-        for start in range(0, part.size, _BLOCK)
-    ]
-    found = _in_threads(pieces, low, high, magnitudes)
+    pieces: list[_Piece] = []
+    found: list[_Sorted] = []
+    for number, (part, mask) in enumerate(zip(parts, masks, strict=True)):
+        if (seen := one_pass.sort_out(part, low, high, magnitudes=magnitudes, mask=mask)) is not None:
+            above, places = seen
+            inside = part[places]
+            pieces.append(_Piece(number, 0, part, mask))
+            found.append(_Sorted(above, places, np.abs(inside) if magnitudes else inside))
+            continue
+        blocks = [
+            _Piece(number, start, part[start : start + _BLOCK], mask[start : start + _BLOCK])
+            for start in range(0, part.size, _BLOCK)
+        ]
+        pieces += blocks
+        found += _in_threads(blocks, low, high, magnitudes)
     missing = kept - sum(piece.above for piece in found)
     inside = np.concatenate([piece.inside for piece in found])
     if np.isnan(inside).any():
@@ -161,11 +170,6 @@ def _sorted_out(pieces: Iterable[_Piece], low: Any, high: Any, magnitudes: bool)
     flags = np.frombuffer(bits, dtype=bool)
     found = []
     for _, _, values, mask in pieces:
-        if (seen := one_pass.sort_out(values, low, high, magnitudes=magnitudes, mask=mask)) is not None:
-            above, places = seen
-            inside = values[places]
-            found.append(_Sorted(above, places, np.abs(inside) if magnitudes else inside))
-            continue
         if magnitudes:
             if room.size < values.size or room.dtype != values.dtype:
                 room = np.empty_like(values)
