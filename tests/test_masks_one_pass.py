@@ -79,7 +79,7 @@ def test_however_many_threads_have_a_part_each(threads: int, size: int, monkeypa
 def test_threads_are_shared_with_torch_or_there_is_one(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(one_pass.torch, "get_num_threads", lambda: 4)
     monkeypatch.setattr(one_pass, "_shares_threads", lambda: True)
-    assert [one_pass._threads(size) for size in (0, 1 << 16, 1 << 17, 1 << 30)] == [1, 1, 2, 4]
+    assert [one_pass._threads(size) for size in (0, 1 << 15, 1 << 16, 1 << 30)] == [1, 1, 2, 4]
     monkeypatch.setattr(one_pass, "_is_fork", True)
     assert one_pass._threads(1 << 30) == 1
     monkeypatch.setattr(one_pass, "_is_fork", False)

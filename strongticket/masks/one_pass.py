@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 _ROOM = 16  # one place for so many scores; more are looked for only when little is known of the threshold
 _LEAST_ROOM = 1024
-_FOR_A_THREAD = 1 << 16  # scores below which another thread costs more than it saves
+_FOR_A_THREAD = 1 << 15  # as torch has it, so that a thread finds near it what it wrote in the step before
 
 Pass = Callable[..., None]
 

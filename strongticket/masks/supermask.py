@@ -8,6 +8,7 @@ itself; a replaced layer would be bypassed wherever another module reads its wei
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +16,8 @@ from ..weights import GainGroups, binary_sign, gains
 from .levels import computed_dtype
 from .rules import Rule
 from .straight_through import masked
+
+_WORTH_THREADS = 1 << 20  # below so many edges torch's threads take longer to meet than one takes to copy a mask
 
 
 class _Mask(nn.Module):
@@ -43,7 +46,10 @@ class _Mask(nn.Module):
     @torch.no_grad()
     def put(self, mask: Tensor, weight: Tensor) -> None:
         """Replace the mask, and the gain that belongs to it."""
-        self.mask.copy_(mask)
+        if self.mask.device.type == mask.device.type == "cpu" and mask.numel() < _WORTH_THREADS:
+            np.copyto(self.mask.numpy(), mask.numpy())
+        else:
+            self.mask.copy_(mask)
         if self.gain is not None and self.groups is not None:
             self.gain.copy_(gains(weight, self.mask > 0, self.groups))
 
