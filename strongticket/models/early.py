@@ -7,6 +7,7 @@ image, as in the networks of speed records: Page 2018 ("How to train your ResNet
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,9 +15,8 @@ from types import MappingProxyType
 
 from torch import nn
 
-from ..errors import ConfigError, ModelError
 from .resnets import Residual
-from .variants import Activation, Layers, check_norm, find_activation
+from .variants import Activation, Layers, check_has_batch_norm, find_activation, halved
 from .width import scaled
 
 
@@ -76,17 +76,9 @@ def build_early(
         If pooling would leave no pixel.
     """
     network, act = EARLY[name], find_activation(activation)
-    if norm is not None:
-        check_norm(norm)
-        if norm != "batch":
-            raise ConfigError(f"{name} always has batch norm, but norm {norm} was asked for; leave it out")
+    check_has_batch_norm(name, norm)
     channels, height, across = input_shape
-    shrink = 2 ** len(network.channels)
-    if min(height, across) < shrink:
-        raise ModelError(
-            f"{name} halves its input {len(network.channels)} times, so images of {height}x{across} leave no pixel; "
-            f"it needs at least {shrink}x{shrink}: use a shallower model or larger images"
-        )
+    pixels = math.prod(halved(name, len(network.channels), height, across))
     out = scaled(network.stem, width)
     layers: Layers = {"conv1": _convolution(channels, out), "bn1": nn.BatchNorm2d(out), **act.named("1")}
     channels = out
@@ -94,7 +86,6 @@ def build_early(
         out = scaled(units, width)
         layers[f"layer{number}"] = _stage(channels, out, act)
         channels = out
-    pixels = (height // shrink) * (across // shrink)
     layers |= {"flatten": nn.Flatten(), "head": nn.Linear(channels * pixels, classes, bias=False)}
     return nn.Sequential(OrderedDict(layers))
 

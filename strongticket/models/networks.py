@@ -15,8 +15,7 @@ from types import MappingProxyType
 
 from torch import nn
 
-from ..errors import ModelError
-from .variants import Layers, check_norm, find_activation
+from .variants import Layers, check_norm, find_activation, halved
 from .width import scaled
 
 HIDDEN_LINEAR = (256, 256)
@@ -104,12 +103,7 @@ def build_network(
         norm = "batch" if act.is_binary else network.norm
     check_norm(norm)
     channels, height, across = input_shape
-    shrink = 2 ** len(network.blocks)
-    if min(height, across) < shrink:
-        raise ModelError(
-            f"{name} halves its input {len(network.blocks)} times, so images of {height}x{across} leave no pixel; "
-            f"it needs at least {shrink}x{shrink}: use a shallower model or larger images"
-        )
+    pixels = math.prod(halved(name, len(network.blocks), height, across))
     layers: Layers = {}
 
     def add(layer: str, weighted: nn.Module, normalisation: nn.Module, pool: Layers) -> None:
@@ -127,7 +121,7 @@ def build_network(
             add(f"conv{convolutions}", convolution, nn.BatchNorm2d(out), pool)
             channels = out
     layers["flatten"] = nn.Flatten()
-    features = math.prod((channels, height // shrink, across // shrink))
+    features = channels * pixels
     for number, units in enumerate(network.linear, start=1):
         out = scaled(units, width)
         add(f"fc{number}", nn.Linear(features, out, bias=False), nn.BatchNorm1d(out), {})

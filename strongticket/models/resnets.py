@@ -16,8 +16,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from ..errors import ConfigError
-from .variants import Activation, Layers, check_norm, find_activation
+from .variants import Activation, Layers, check_has_batch_norm, find_activation
 from .width import scaled
 
 
@@ -161,10 +160,7 @@ def build_resnet(
         If the norm is not ``"batch"``, or the activation is unknown.
     """
     network, act = RESNETS[name], find_activation(activation)
-    if norm is not None:
-        check_norm(norm)
-        if norm != "batch":
-            raise ConfigError(f"{name} always has batch norm, but norm {norm} was asked for; leave it out")
+    check_has_batch_norm(name, norm)
     channels = scaled(network.stem, width)
     layers = _stem(input_shape[0], channels, act, large_images=network.large_images)
     for number, (units, blocks) in enumerate(zip(network.channels, network.blocks, strict=True), start=1):

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from torch import nn
 
-from ..errors import ConfigError
+from ..errors import ConfigError, ModelError
 from ..weights import BinaryActivation
 
 Layers = dict[str, nn.Module]
@@ -58,3 +58,22 @@ def check_norm(name: str) -> None:
     """Raise ConfigError unless ``name`` is a key of ``NORMS``."""
     if name not in NORMS:
         raise ConfigError(f"norm is {name!r}; it must be one of {', '.join(NORMS)}")
+
+
+def check_has_batch_norm(name: str, norm: str | None) -> None:
+    """Raise ConfigError if another norm than "batch" is asked of a network that always has it."""
+    if norm is not None:
+        check_norm(norm)
+        if norm != "batch":
+            raise ConfigError(f"{name} always has batch norm, but norm {norm} was asked for; leave it out")
+
+
+def halved(name: str, times: int, height: int, width: int) -> tuple[int, int]:
+    """Return the size of an image halved so many times; ModelError if that leaves no pixel."""
+    shrink = 2**times
+    if min(height, width) < shrink:
+        raise ModelError(
+            f"{name} halves its input {times} times, so images of {height}x{width} leave no pixel; "
+            f"it needs at least {shrink}x{shrink}: use a shallower model or larger images"
+        )
+    return height // shrink, width // shrink
