@@ -46,7 +46,7 @@ def library() -> Pass | None:
 def loaded(file: Path) -> Pass | None:
     """Return the function of a compiled ``threshold.c``, None if it cannot be loaded."""
     try:
-        function = ctypes.CDLL(str(file)).strongticket_sort_out
+        function = ctypes.CDLL(str(file)).strongticket_sort_out_2
     except (OSError, AttributeError):
         return None
     address, size, value, whole = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_float, ctypes.c_int

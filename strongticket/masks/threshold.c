@@ -79,8 +79,10 @@ static size_t sort_out(const uint32_t *scores, size_t size, float low, float hig
  * Does so by several threads (OpenMP), each with a part of the scores and of the room, of equal sizes: part t begins at
  * t * ceil(size / threads), and at t * (room / threads) of places, which count from the part's begin. inside and above
  * have a number a part.
+ *
+ * Its name has another number whenever its arguments change, so that a file compiled before is not called with them.
  */
-PUBLIC void strongticket_sort_out(const uint32_t *scores, size_t size, float low, float high, int magnitudes,
+PUBLIC void strongticket_sort_out_2(const uint32_t *scores, size_t size, float low, float high, int magnitudes,
                                   uint8_t *mask, int64_t *places, size_t room, int threads, size_t *inside,
                                   size_t *above) {
     const size_t part = (size + (size_t)threads - 1) / (size_t)threads, share = room / (size_t)threads;

@@ -120,7 +120,7 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 @cache
 def _multiplies_faster_in_bf16() -> bool:
-    """Multiply matrices in both precisions, in turns, and compare the least times; some 20 ms.
+    """Multiply matrices in both precisions, in turns, and compare the least times; a tenth of a second at most.
 
     It does so in one thread, since two would wait for each other where another process has a core.
     """
