@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -198,13 +200,25 @@ def test_the_padding_row_of_an_embedding_stays_zero():
 def test_copies_and_their_originals_live_apart():
     model = network().eval()
     attach(model)
+    before = model(images())
     twin = copy.deepcopy(model)
     with torch.no_grad():
         edges(twin)["0.weight"].scores.neg_().add_(1)
     refresh(twin)
     baked = bake(twin)
     assert torch.equal(twin(images()), baked(images()))
-    assert not torch.equal(model(images()), twin(images()))
+    assert torch.equal(model(images()), before)
+    assert not torch.equal(before, twin(images()))
+
+
+def test_the_end_of_a_search_lets_go_of_the_scores():
+    model = network()
+    attach(model)
+    held = weakref.ref(edges(model)["0.weight"].scores.untyped_storage())
+    refresh(model)
+    fix(model)
+    gc.collect()
+    assert held() is None
 
 
 def test_a_state_dict_carries_scores_and_masks_to_another_seed():

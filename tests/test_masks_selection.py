@@ -205,15 +205,17 @@ def test_magnitudes_are_selected_as_absolute_values_are(layers, density, floor, 
 
 @pytest.mark.parametrize("scope", ["layer", "global"])
 @pytest.mark.parametrize("magnitudes", [False, True])
-def test_what_is_remembered_of_thresholds_changes_no_mask_in_a_long_search(scope, magnitudes):
+@pytest.mark.parametrize("is_live", [False, True])
+def test_what_is_remembered_changes_no_mask_in_a_long_search(scope, magnitudes, is_live):
     generator = torch.Generator().manual_seed(0)
     shapes = {"conv": (64, 32, 6, 6), "fc": (40, 50), "head": (10, 30)}
     scores = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
     scores["conv"] = scores["conv"].to(memory_format=torch.channels_last)
     thresholds = Thresholds()
+    live = {name: torch.empty_like(s, dtype=torch.bool) for name, s in scores.items()} if is_live else None
     for step in range(30):
         selection = Selection(0.5 if step < 15 else 0.8 - step / 50, scope)  # the last half is a ramp
-        remembered = selection.masks(scores, magnitudes=magnitudes, thresholds=thresholds)
+        remembered = selection.masks(scores, magnitudes=magnitudes, thresholds=thresholds, into=live)
         for name, mask in plainly_selected(scores, selection, magnitudes).items():
             assert torch.equal(remembered[name], mask)
         rate = 0.0 if step % 7 == 0 else 0.3 * 0.85**step
@@ -236,6 +238,66 @@ def plainly_selected(scores, selection, magnitudes):
         ends = np.cumsum([values.size for values in ranked.values()])[:-1]
         masks = dict(zip(ranked, np.split(best(np.concatenate(list(ranked.values()))), ends), strict=True))
     return {name: torch.from_numpy(mask).view(scores[name].shape) for name, mask in masks.items()}
+
+
+def live_scores(kind: str, seed: int) -> torch.Tensor:
+    """Scores of several hundred edges, on few levels so that many are tied."""
+    scores = torch.randint(-9, 10, (8, 6, 3, 3), generator=torch.Generator().manual_seed(seed)).float()
+    return {
+        "C order": scores,
+        "channels last": scores.to(memory_format=torch.channels_last),
+        "half": scores.bfloat16(),
+        "double": scores.double(),
+        "transposed": scores.transpose(0, 1),
+        "with gaps": scores[:, ::2],
+    }[kind]
+
+
+LIVE = ["C order", "channels last", "half", "double", "transposed", "with gaps"]
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.parametrize("kind", LIVE)
+def test_masks_that_are_written_to_are_those_that_are_returned_anew(kind, scope):
+    selection, thresholds = Selection(density=0.3, scope=scope), Thresholds()
+    scores = {"one": live_scores(kind, 1), "other": live_scores("C order", 2)}
+    live = {name: torch.ones_like(s, dtype=torch.bool) for name, s in scores.items()}
+    for step in range(4):
+        masks = selection.masks(scores, magnitudes=True, thresholds=thresholds, into=live)
+        expected = selection.masks({name: s.clone() for name, s in scores.items()}, magnitudes=True)
+        for name, mask in masks.items():
+            assert torch.equal(mask, expected[name])
+        assert masks["other"] is live["other"]
+        for s in scores.values():
+            s += step + 1
+        if step == 1:  # a tensor moves to other memory, and its mask stays where it is
+            scores["one"] = scores["one"].clone(memory_format=torch.contiguous_format)
+        if step == 2:
+            live["other"] = torch.ones_like(live["other"])
+
+
+@pytest.mark.parametrize("kind", ["C order", "channels last", "double", "transposed"])
+def test_a_mask_that_lies_in_memory_as_its_scores_do_is_written_to(kind):
+    scores = live_scores(kind, 1)
+    live = torch.ones_like(scores, dtype=torch.bool)
+    assert Selection(density=0.3).masks({"w": scores}, into={"w": live})["w"] is live
+    assert int(live.sum()) == round(0.3 * scores.numel())
+
+
+@pytest.mark.parametrize("live", [torch.ones(6, 4, dtype=torch.bool).T, torch.ones(4, 6, dtype=torch.uint8)])
+def test_a_mask_that_cannot_be_written_so_is_left_alone(live):
+    scores = torch.randn(4, 6)
+    mask = Selection(density=0.5).masks({"w": scores}, into={"w": live})["w"]
+    assert torch.equal(mask, select({"w": scores}, 0.5)["w"])
+    assert live.all()
+
+
+def test_a_density_that_changes_is_kept_to_though_nothing_moved():
+    scores, thresholds = {"w": torch.randn(40, 25)}, Thresholds()
+    live = {"w": torch.ones(40, 25, dtype=torch.bool)}
+    for density in (0.9, 0.5, 0.5, 0.1):
+        Selection(density=density).masks(scores, thresholds=thresholds, into=live)
+        assert torch.equal(live["w"], select(scores, density)["w"])
 
 
 @pytest.mark.gpu

@@ -53,7 +53,7 @@ from .slots import (
     refuse_tied,
     resettable,
 )
-from .supermask import FixedMask, Supermask
+from .supermask import FixedMask, Masked, Supermask, masked_at
 from .threshold import Thresholds
 
 _ATTRIBUTE = "_strongticket_attachment"
@@ -185,14 +185,14 @@ def refresh(model: nn.Module, *, density: Density | None = None) -> None:
     if attachment.rule is None or attachment.selection is None:
         raise ModelError("the masks of this model are fixed; refresh belongs to a search, between attach and extract")
     selection = attachment.selection if density is None else replace(attachment.selection, density=density)
-    live = edges(model)
+    live = _masked(model)
     moment = Moment(attachment.seed, attachment.refreshes, attachment.thresholds)
     with torch.no_grad():
-        masks = attachment.rule.decide(live, selection, moment)
-        _put_masks(model, masks)
+        masks = attachment.rule.decide(_edges(live), selection, moment)
+        _put_masks(live, masks)
         chosen = attachment.rule.redrawn(masks, moment)
         for name, again in chosen.items():
-            draws = _draws(_slot(model, name))
+            draws = _draws(live[name].mask)
             draws += again & (draws < MOST_LEVELS - 1)
     redraw(model, chosen)
     attachment.refreshes += 1
@@ -205,7 +205,7 @@ def redraw(model: nn.Module, names: Iterable[str] | None = None) -> None:
     if attachment.levels == "draws":
         for name in attachment.masked if names is None else names:
             slot = _slot(model, name)
-            slot.parameter.copy_(_drawn(slot, attachment, _draws(slot)))
+            slot.parameter.copy_(_drawn(slot, attachment, _draws(masked_at(slot.module, slot.attribute).mask)))
 
 
 def concluded_masks(model: nn.Module) -> dict[str, Tensor]:
@@ -214,8 +214,8 @@ def concluded_masks(model: nn.Module) -> dict[str, Tensor]:
     They are bool, or uint8 if the rule has levels. While scores are learned these are the rule's final decision at
     the density of ``attach``; after ``fix`` they are the masks themselves.
     """
-    slots = _masked_slots(model)
-    masks = {name: _mask_module(slots[name]).with_levels(mask) for name, mask in _conclusion(model).items()}
+    live = _masked(model)
+    masks = {name: live[name].mask.with_levels(mask) for name, mask in _conclusion(model).items()}
     return {name: mask.detach().to("cpu", copy=True).contiguous() for name, mask in masks.items()}
 
 
@@ -223,7 +223,7 @@ def _conclusion(model: nn.Module) -> dict[str, Tensor]:
     """Return what ``concluded_masks`` does, as a mask module has it: bool, or uint8 if it counts coats."""
     attachment = attachment_of(model)
     if attachment.rule is None or attachment.selection is None:
-        return {name: _mask_module(slot).mask for name, slot in _masked_slots(model).items()}
+        return {name: at.mask.mask for name, at in _masked(model).items()}
     return attachment.rule.conclude({n: e.scores for n, e in edges(model).items()}, attachment.selection)
 
 
@@ -233,12 +233,13 @@ def concluded(model: nn.Module) -> Iterator[None]:
 
     What a search validates is so the ticket, not the sample or the ramp that the last step worked with.
     """
-    before = {name: edge.mask.clone() for name, edge in edges(model).items()}
-    _put_masks(model, _conclusion(model))
+    live = _masked(model)
+    before = {name: edge.mask.clone() for name, edge in _edges(live).items()}
+    _put_masks(live, _conclusion(model))
     try:
         yield
     finally:
-        _put_masks(model, before)
+        _put_masks(live, before)
 
 
 def fix(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> None:
@@ -249,12 +250,14 @@ def fix(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> None:
     """
     attachment = attachment_of(model)
     masks = concluded_masks(model) if masks is None else masks
-    for name, slot in _masked_slots(model).items():
+    for name in attachment.masked:
+        slot = _slot(model, name)
         if attachment.levels == "draws":
             with torch.no_grad():
                 slot.parameter.copy_(_drawn(slot, attachment, draws_in(masks[name])))
         parametrizations_of(slot.module)[slot.attribute][0] = _fixed(slot, masks[name], attachment)
     attachment.rule = attachment.selection = None
+    attachment.thresholds = Thresholds()  # which held on to the scores
 
 
 def freeze(model: nn.Module, attachment: Attachment, drawn: Mapping[str, Tensor]) -> None:
@@ -306,12 +309,15 @@ def attachment_of(model: nn.Module) -> Attachment:
 
 def edges(model: nn.Module) -> dict[str, Edges]:
     """Return the live weight, scores and mask of every tensor under a ``Supermask``, by name."""
-    found = {}
-    for name, slot in _masked_slots(model).items():
-        mask = _mask_module(slot)
-        if isinstance(mask, Supermask):
-            found[name] = Edges(slot.parameter, mask.scores, mask.mask)
-    return found
+    return _edges(_masked(model))
+
+
+def _edges(live: Mapping[str, Masked]) -> dict[str, Edges]:
+    return {
+        name: Edges(weight, mask.scores, mask.mask)
+        for name, (weight, mask) in live.items()
+        if isinstance(mask, Supermask)
+    }
 
 
 def frozen_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -335,7 +341,7 @@ def drawn_digest(model: nn.Module, masks: Mapping[str, Tensor] | None = None) ->
     for name, tensor in attachment.tensors.items():
         slot, draws = _slot(model, name), None
         if attachment.levels == "draws" and tensor.masked:
-            draws = _draws(slot) if masks is None else draws_in(masks[name])
+            draws = _draws(masked_at(slot.module, slot.attribute).mask) if masks is None else draws_in(masks[name])
         drawn[name] = _drawn(slot, attachment, draws)
     return digest(drawn)
 
@@ -345,29 +351,26 @@ def _slot(model: nn.Module, name: str) -> Slot:
     return Slot(name, model.get_submodule(prefix), attribute)
 
 
-def _masked_slots(model: nn.Module) -> dict[str, Slot]:
-    return {name: _slot(model, name) for name in attachment_of(model).masked}
+def _masked(model: nn.Module) -> dict[str, Masked]:
+    found = {}
+    for name in attachment_of(model).masked:
+        prefix, _, attribute = name.rpartition(".")
+        found[name] = masked_at(model.get_submodule(prefix), attribute)
+    return found
 
 
-def _mask_module(slot: Slot) -> Supermask | FixedMask:
-    module: Supermask | FixedMask = parametrizations_of(slot.module)[slot.attribute][0]
-    return module
-
-
-def _draws(slot: Slot) -> Tensor:
-    draws = _mask_module(slot).draws
-    assert draws is not None  # asked for only where levels are draws
-    return draws
+def _draws(mask: Supermask | FixedMask) -> Tensor:
+    assert mask.draws is not None  # asked for only where levels are draws
+    return mask.draws
 
 
 def _drawn(slot: Slot, attachment: Attachment, draws: Tensor | None) -> Tensor:
     return slot.drawn(attachment.law, attachment.seed, attachment.tensors[slot.name].scale, draws)
 
 
-def _put_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+def _put_masks(live: Mapping[str, Masked], masks: Mapping[str, Tensor]) -> None:
     for name, mask in masks.items():
-        slot = _slot(model, name)
-        _mask_module(slot).put(mask, slot.parameter)
+        live[name].mask.put(mask, live[name].weight)
 
 
 def _fixed(slot: Slot, mask: Tensor, attachment: Attachment) -> FixedMask:

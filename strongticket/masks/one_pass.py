@@ -1,17 +1,22 @@
 """The pass of ``threshold.py`` in C, where ``threshold.c`` was compiled: several times as fast as numpy's.
 
+All selections of a network are one call, since small layers would otherwise cost more around it than in it.
+
 It is a library and no Python module: found beside this file, called through ctypes, and missed by nobody.
 """
 
 from __future__ import annotations
 
 import ctypes
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
+from itertools import accumulate, pairwise
+from operator import mul
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +26,52 @@ _ROOM = 16  # one place for so many scores; more are looked for only when little
 _LEAST_ROOM = 1024
 _FOR_A_THREAD = 1 << 15  # as torch has it, so that a thread finds near it what it wrote in the step before
 
-Pass = Callable[..., None]
+Function = Callable[..., None]
+
+
+class Contest(NamedTuple):
+    """Values of one vector or several that compete for ``kept`` places, in [1, the sum of their sizes].
+
+    ``masks``, one vector a part, are where it is written which of them are kept.
+    """
+
+    parts: Sequence[NDArray[Any]]
+    masks: Sequence[NDArray[np.bool_]]
+    kept: int
+
+
+class Largest(NamedTuple):
+    """The last value kept in a contest, and how many of each part reach it, which its masks tell.
+
+    More than ``kept`` reach it if it is tied. Then ``level`` are the places of those that equal it, one rising vector
+    a part; else it is empty. The value is NaN, and nothing else means anything, if any value is NaN.
+    """
+
+    value: Any
+    reached: list[int]
+    level: list[NDArray[np.intp]]
+
+
+class _Part(ctypes.Structure):
+    """What ``threshold.c`` calls so."""
+
+    _fields_ = [
+        ("scores", ctypes.c_void_p),
+        ("mask", ctypes.c_void_p),
+        ("places", ctypes.c_void_p),
+        *((name, ctypes.c_size_t) for name in ("size", "shares", "room", "reached", "level")),
+    ]
+
+
+class _Contest(ctypes.Structure):
+    """What ``threshold.c`` calls so."""
+
+    _fields_ = [
+        *((name, ctypes.c_size_t) for name in ("first", "parts", "kept")),
+        *((name, ctypes.c_float) for name in ("low", "high", "value")),
+        ("is_found", ctypes.c_int),
+    ]
+
 
 _is_fork = False
 if hasattr(os, "register_at_fork"):
@@ -34,7 +84,7 @@ if hasattr(os, "register_at_fork"):
 
 
 @cache
-def library() -> Pass | None:
+def library() -> Function | None:
     """Return the function of ``threshold.c``, None where it was not compiled or cannot be loaded."""
     for suffix in EXTENSION_SUFFIXES:
         file = Path(__file__).with_name(f"_threshold{suffix}")
@@ -43,52 +93,70 @@ def library() -> Pass | None:
     return None
 
 
-def loaded(file: Path) -> Pass | None:
+def loaded(file: Path) -> Function | None:
     """Return the function of a compiled ``threshold.c``, None if it cannot be loaded."""
     try:
-        function = ctypes.CDLL(str(file)).strongticket_sort_out_2
+        function = ctypes.CDLL(str(file)).strongticket_largest_3
     except (OSError, AttributeError):
         return None
-    address, size, value, whole = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_float, ctypes.c_int
-    function.argtypes = [address, size, value, value, whole, address, address, size, whole, address, address]
+    size, whole = ctypes.c_size_t, ctypes.c_int
+    function.argtypes = [ctypes.POINTER(_Contest), size, ctypes.POINTER(_Part), size, size, whole, whole]
     function.restype = None
     return function
 
 
-def sort_out(
-    values: NDArray[Any], low: Any, high: Any, *, magnitudes: bool, mask: NDArray[np.bool_]
-) -> tuple[int, NDArray[np.intp]] | None:
-    """Write to ``mask`` which values, or magnitudes, are above ``high``; return their number and the places of others.
-
-    These are neither above ``high`` nor below ``low``, in rising order, NaN among them. None, and a mask that means
-    nothing, if there is no library here, the values are not for it, or there are too many places.
-    """
-    function = library()
-    if function is None or values.dtype != np.float32 or not (_is_float32(low) and _is_float32(high)):
-        return None
-    if not (values.flags.c_contiguous and mask.flags.c_contiguous):
-        return None
-    threads = _threads(values.size)
-    part, share = -(-values.size // threads), max(_LEAST_ROOM, values.size // _ROOM // threads)
-    places = np.empty(threads * share, dtype=np.int64)
-    inside, above = np.empty(threads, dtype=np.uintp), np.empty(threads, dtype=np.uintp)
-    arrays = [_address(array) for array in (values, mask, places, inside, above)]
-    function(
-        arrays[0], values.size, low, high, magnitudes, arrays[1], arrays[2], places.size, threads, arrays[3], arrays[4]
-    )
-    counts = inside.tolist()
-    if max(counts) > share:
-        return None
-    found = [places[t * share : t * share + count] + t * part for t, count in enumerate(counts)]
-    together = found[0] if threads == 1 else np.concatenate(found)
-    return int(above.sum()), together.astype(np.intp, copy=False)
+def takes(contest: Contest) -> bool:
+    """Say whether there is a library here and the values are for it: float32 that lie in one piece."""
+    return library() is not None and all(part.dtype == np.float32 and part.flags.c_contiguous for part in contest.parts)
 
 
-def _threads(size: int) -> int:
-    """Return how many threads are to pass over so many scores; a fork has lost those that OpenMP had."""
-    if _is_fork or not _shares_threads():
-        return 1
-    return max(1, min(torch.get_num_threads(), size // _FOR_A_THREAD))
+class Table:
+    """Contests that the library ``takes``, as it reads them; they can be decided again and again."""
+
+    def __init__(self, contests: Sequence[Contest]) -> None:
+        self._contests = contests  # whose arrays have to stay where they are
+        parts = [part for contest in contests for part in contest.parts]
+        masks = [mask for contest in contests for mask in contest.masks]
+        shares = [max(1, min(threads(), part.size // _FOR_A_THREAD)) for part in parts]
+        rooms = [max(_LEAST_ROOM, part.size // _ROOM // share) for part, share in zip(parts, shares, strict=True)]
+        starts = [0, *accumulate(map(mul, rooms, shares))]
+        self._places = np.empty(starts[-1], dtype=np.int64)
+        self._rooms = [self._places[start:end] for start, end in pairwise(starts)]
+        self._shares = max(shares, default=1)
+        self._parts = (_Part * len(parts))(
+            *(
+                _Part(address_of(part), address_of(mask), address_of(place), part.size, share, room)
+                for part, mask, place, share, room in zip(parts, masks, self._rooms, shares, rooms, strict=True)
+            )
+        )
+        firsts = list(accumulate((len(contest.parts) for contest in contests), initial=0))
+        self._rows = (_Contest * len(contests))(
+            *(_Contest(first, len(each.parts), each.kept) for first, each in zip(firsts[:-1], contests, strict=True))
+        )
+        self._of = [(self._rows[n], range(*ends)) for n, ends in enumerate(pairwise(firsts))]
+
+    def largest(self, brackets: Sequence[tuple[float, float] | None], *, magnitudes: bool) -> list[Largest | None]:
+        """Return the largest of each contest, None where the last of them is not in the bracket, or there is none.
+
+        A bracket's ends belong to it. None is returned too where so much is inside that it says little.
+        """
+        if (function := library()) is None or not any(brackets):
+            return [None for _ in brackets]
+        for (row, _), bracket in zip(self._of, brackets, strict=True):
+            row.low, row.high = bracket or (math.nan, math.nan)
+        function(self._rows, len(self._rows), self._parts, len(self._parts), self._shares, magnitudes, threads())
+        return [self._found(row, parts) if row.is_found else None for row, parts in self._of]
+
+    def _found(self, row: _Contest, parts: range) -> Largest:
+        reached = [self._parts[p].reached for p in parts]
+        is_tied = sum(reached) > row.kept
+        level = [self._rooms[p][: self._parts[p].level].astype(np.intp) for p in parts] if is_tied else []
+        return Largest(row.value, reached, level)
+
+
+def threads() -> int:
+    """Return how many threads there are for a pass; a fork has lost those that OpenMP had."""
+    return torch.get_num_threads() if _shares_threads() and not _is_fork else 1
 
 
 @cache
@@ -103,10 +171,7 @@ def _shares_threads() -> bool:
     return bool(found) and all(Path(torch.__file__).parent in file.parents for file in found)
 
 
-def _is_float32(value: Any) -> bool:
-    return float(np.float32(value)) == float(value)
-
-
-def _address(array: NDArray[Any]) -> int:
+def address_of(array: NDArray[Any]) -> int:
+    """Return where in memory an array begins."""
     address: int = array.__array_interface__["data"][0]
     return address

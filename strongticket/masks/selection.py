@@ -8,10 +8,11 @@ that stands first in C order is kept; in global scope tensors stand in the order
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Literal, get_args
+from functools import cache
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import ConfigError
-from .threshold import Thresholds, largest
+from .one_pass import Contest, address_of
+from .threshold import Contests, Thresholds
 
 Scope = Literal["layer", "global"]
 Density = float | Mapping[str, float]
@@ -90,33 +92,40 @@ class Selection:
                 )
 
     def masks(
-        self, scores: Mapping[str, Tensor], *, magnitudes: bool = False, thresholds: Thresholds | None = None
+        self,
+        scores: Mapping[str, Tensor],
+        *,
+        magnitudes: bool = False,
+        thresholds: Thresholds | None = None,
+        into: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Return one bool mask a tensor: True for the largest scores, or with ``magnitudes`` the largest |score|.
 
         See ``select``. ``thresholds``, which a search has, remember where to look; they change no mask. With them
-        a GPU is not made to wait in order to look for NaN: a search does that whenever it concludes.
+        a GPU is not made to wait in order to look for NaN: a search does that whenever it concludes. ``into`` are
+        masks that are written to, and returned, where they lie in memory as the scores do; a NaN leaves them spoilt.
         """
         if self.scope == "layer":
-            return {
-                name: _chosen({name: s}, edge_count(self.density_of(name), s.numel()), name, magnitudes, thresholds)[
-                    name
-                ]
-                for name, s in scores.items()
-            }
-        return self._global_masks(scores, magnitudes, thresholds) if scores else {}
+            rivals = {n: _Rivals({n: s}, edge_count(self.density_of(n), s.numel())) for n, s in scores.items()}
+            return _chosen(rivals, magnitudes, thresholds, into or {})[0]
+        return self._global_masks(scores, magnitudes, thresholds, into or {}) if scores else {}
 
     def _global_counts(self, sizes: Mapping[str, int]) -> tuple[int, dict[str, int]]:
         floors = {name: edge_count(self.floor, size) for name, size in sizes.items()}
         return edge_count(self.density_of("*"), sum(sizes.values())), floors
 
     def _global_masks(
-        self, scores: Mapping[str, Tensor], magnitudes: bool, thresholds: Thresholds | None
+        self,
+        scores: Mapping[str, Tensor],
+        magnitudes: bool,
+        thresholds: Thresholds | None,
+        into: Mapping[str, Tensor],
     ) -> dict[str, Tensor]:
         kept, floors = self._global_counts({name: s.numel() for name, s in scores.items()})
         kept = max(kept, sum(floors.values()))
-        masks = _chosen(scores, kept, "the scores", magnitudes, thresholds)
-        if all(int(mask.count_nonzero()) >= floors[name] for name, mask in masks.items()):
+        masks, counts = _chosen({"the scores": _Rivals(scores, kept)}, magnitudes, thresholds, into)
+        counts = counts or {name: int(mask.count_nonzero()) for name, mask in masks.items()}
+        if all(counts[name] >= floors[name] for name in masks):
             return masks
         # Each layer's best edges first, then the best of all that is left.
         values = {name: _ranked(flat(s, name), magnitudes) for name, s in scores.items()}
@@ -162,7 +171,8 @@ def top(scores: Tensor, kept: int, name: str = "scores", *, waits: bool = True) 
         return torch.zeros_like(scores, dtype=torch.bool)
     if scores.device.type != "cpu":
         return _top_on_device(scores, kept, name, waits=waits)
-    return _chosen_on_cpu({name: scores}, kept, name, magnitudes=False, thresholds=None)[name]
+    masks, _ = _chosen_on_cpu({name: _Rivals({name: scores}, kept)}, magnitudes=False, thresholds=None, into={})
+    return masks[name]
 
 
 def _top_on_device(scores: Tensor, kept: int, name: str, *, waits: bool = True) -> Tensor:
@@ -176,47 +186,119 @@ def _top_on_device(scores: Tensor, kept: int, name: str, *, waits: bool = True) 
     return above | (level & (level.cumsum(0) <= missing))
 
 
+class _Rivals(NamedTuple):
+    """Tensors whose scores compete for ``kept`` places."""
+
+    scores: Mapping[str, Tensor]
+    kept: int
+
+
 def _chosen(
-    scores: Mapping[str, Tensor], kept: int, what: str, magnitudes: bool, thresholds: Thresholds | None
-) -> dict[str, Tensor]:
-    """Return the masks of the ``kept`` largest of all scores together."""
-    if all(s.device.type == "cpu" for s in scores.values()):
-        return _chosen_on_cpu(scores, kept, what, magnitudes, thresholds)
-    device = next(iter(scores.values())).device
-    everything = torch.cat([_ranked(flat(s, name), magnitudes).to(device) for name, s in scores.items()])
-    parts = torch.split(top(everything, kept, what, waits=thresholds is None), [s.numel() for s in scores.values()])
-    return {name: _in_shape_of(part, s) for part, (name, s) in zip(parts, scores.items(), strict=True)}
+    rivals: Mapping[str, _Rivals], magnitudes: bool, thresholds: Thresholds | None, into: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """Return the masks of the largest among the rivals under each name; of those on the CPU also how many edges."""
+    here = {what: one for what, one in rivals.items() if all(s.device.type == "cpu" for s in one.scores.values())}
+    masks, counts = _chosen_on_cpu(here, magnitudes, thresholds, into)
+    for what in rivals.keys() - here.keys():
+        scores, kept = rivals[what]
+        device = next(s.device for s in scores.values() if s.device.type != "cpu")
+        everything = torch.cat([_ranked(flat(s, name), magnitudes).to(device) for name, s in scores.items()])
+        chosen = top(everything, kept, what, waits=thresholds is None)
+        parts = torch.split(chosen, [s.numel() for s in scores.values()])
+        for part, (name, s) in zip(parts, scores.items(), strict=True):
+            masks[name] = _in_shape_of(part, s)
+    return {name: masks[name] for one in rivals.values() for name in one.scores}, counts
 
 
 def _chosen_on_cpu(
-    scores: Mapping[str, Tensor], kept: int, what: str, magnitudes: bool, thresholds: Thresholds | None
-) -> dict[str, Tensor]:
+    rivals: Mapping[str, _Rivals], magnitudes: bool, thresholds: Thresholds | None, into: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, int]]:
     """Return what ``_chosen`` does. The scores are read as they lie in memory: only ties have an order."""
-    orders = {name: sorted(range(s.dim()), key=s.stride, reverse=True) for name, s in scores.items()}
-    stored = [_as_numpy(flat(s.permute(orders[name]), name)) for name, s in scores.items()]
-    found = largest(stored, kept, magnitudes=magnitudes, near=thresholds.near(what) if thresholds else None)
-    if np.isnan(found.value):
-        raise _nan_error(what)
-    if thresholds:
-        thresholds.note(what, found.value)
-    surplus = found.reached - kept
-    masks = {}
-    for (name, s), chosen, level in reversed(list(zip(scores.items(), found.masks, found.level, strict=True))):
-        if dropped := min(surplus, level.size):
-            last = np.argsort(_in_c_order(level, s.shape, orders[name]))[level.size - dropped :]
-            chosen[level[last]] = False
+    masks, contests = _laid_out(rivals, thresholds, into)
+    near = [thresholds.near(what) for what in rivals] if thresholds else None
+    found = contests.largest(near, magnitudes=magnitudes)
+    counts: dict[str, int] = {}
+    for (what, (scores, kept)), (value, reached, level) in zip(rivals.items(), found, strict=True):
+        if math.isnan(value):
+            raise _nan_error(what)
+        if thresholds:
+            thresholds.note(what, float(value))
+        counts |= zip(scores, reached, strict=True)
+        surplus = sum(reached) - kept
+        for (name, s), tied in reversed(list(zip(scores.items(), level, strict=True)) if surplus else []):
+            dropped = min(surplus, tied.size)
+            last = np.argsort(_in_c_order(tied, s))[tied.size - dropped :]
+            _vector(masks[name]).numpy()[tied[last]] = False
+            counts[name] -= dropped
             surplus -= dropped
-        as_stored = torch.from_numpy(chosen).view([s.shape[axis] for axis in orders[name]])
-        masks[name] = as_stored.permute(np.argsort(orders[name]).tolist())
-    return {name: masks[name] for name in scores}
+    return masks, counts
 
 
-def _in_c_order(places: NDArray[np.intp], shape: Sequence[int], order: Sequence[int]) -> NDArray[np.intp]:
-    """Return which positions in C order places have in a tensor whose axes lie in memory in ``order``."""
-    if list(order) == list(range(len(shape))):
+def _laid_out(
+    rivals: Mapping[str, _Rivals], thresholds: Thresholds | None, into: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], Contests]:
+    """Return masks, and the contests that write to them; those of the last time if nothing has moved in memory."""
+    scores = {name: s for one in rivals.values() for name, s in one.scores.items()}
+    key = None
+    if thresholds and scores.keys() <= into.keys():
+        lie = [(s.data_ptr(), s.dtype, s.shape, s.stride()) for s in scores.values()]
+        masks_lie = [(into[name].data_ptr(), into[name].stride()) for name in scores]
+        key = lie, masks_lie, [one.kept for one in rivals.values()], torch.get_num_threads()
+        if (contests := thresholds.contests(key)) is not None:
+            return {name: into[name] for name in scores}, contests
+    values = {name: _as_numpy(_vector(_real(s, name))) for name, s in scores.items()}
+    masks = {name: _mask_for(s, values[name], into.get(name)) for name, s in scores.items()}
+    marks = {name: _vector(masks[name]).numpy() for name in scores}
+    contests = Contests(
+        [
+            Contest([values[name] for name in one.scores], [marks[name] for name in one.scores], one.kept)
+            for one in rivals.values()
+        ]
+    )
+    if thresholds and all(mask is into.get(name) for name, mask in masks.items()):
+        thresholds.keep(key, contests)
+    return masks, contests
+
+
+def _mask_for(scores: Tensor, values: NDArray[Any], mask: Tensor | None) -> Tensor:
+    """Return the mask, or a new one if it cannot be written in the order in which ``values`` has the scores."""
+    is_view = values.size == 0 or address_of(values) == scores.data_ptr()
+    if mask is not None and is_view and mask.dtype == torch.bool and mask.stride() == scores.stride():
+        return mask
+    return _as_seen(torch.empty(scores.numel(), dtype=torch.bool), scores)
+
+
+def _vector(tensor: Tensor) -> Tensor:
+    """Return the elements in the order of memory: a view of them where they lie in one piece."""
+    stored = tensor if tensor.is_contiguous() else tensor.permute(_storage_order(tensor.stride()))
+    return stored.detach().contiguous().view(-1)
+
+
+def _as_seen(stored: Tensor, like: Tensor) -> Tensor:
+    """Return a vector in the order of memory as a tensor of the shape and the order of another."""
+    if like.is_contiguous():
+        return stored.view(like.shape)
+    order = _storage_order(like.stride())
+    return stored.view([like.shape[axis] for axis in order]).permute(_inverse(order))
+
+
+@cache
+def _storage_order(strides: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(sorted(range(len(strides)), key=strides.__getitem__, reverse=True))
+
+
+@cache
+def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(order.index(axis) for axis in range(len(order)))
+
+
+def _in_c_order(places: NDArray[np.intp], like: Tensor) -> NDArray[np.intp]:
+    """Return which positions in C order places in the order of memory have in a tensor."""
+    if like.is_contiguous():
         return places
-    index = np.unravel_index(places, [shape[axis] for axis in order])
-    return np.ravel_multi_index([index[order.index(axis)] for axis in range(len(shape))], shape)
+    order = _storage_order(like.stride())
+    index = np.unravel_index(places, [like.shape[axis] for axis in order])
+    return np.ravel_multi_index([index[axis] for axis in _inverse(order)], like.shape)
 
 
 def _ranked(values: Tensor, magnitudes: bool) -> Tensor:
@@ -231,9 +313,13 @@ def _as_numpy(scores: Tensor) -> NDArray[Any]:
 
 def flat(scores: Tensor, name: str = "scores") -> Tensor:
     """Return the scores as a detached vector in C order, whatever their memory format."""
+    return _real(scores, name).detach().contiguous().view(-1)
+
+
+def _real(scores: Tensor, name: str) -> Tensor:
     if scores.is_complex() or scores.dtype == torch.bool:
         raise ConfigError(f"{name}: scores of type {scores.dtype} cannot be ranked; expected real numbers")
-    return scores.detach().contiguous().view(-1)
+    return scores
 
 
 def _in_shape_of(chosen: Tensor, scores: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ itself; a replaced layer would be bypassed wherever another module reads its wei
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from ..weights import GainGroups, binary_sign, gains
 from .levels import computed_dtype
 from .rules import Rule
+from .slots import parametrizations_of
 from .straight_through import masked
 
 _WORTH_THREADS = 1 << 20  # below so many edges torch's threads take longer to meet than one takes to copy a mask
@@ -43,15 +46,18 @@ class _Mask(nn.Module):
         """Return a mask as a ticket has it: bool, or uint8 with the level of each kept edge."""
         return mask if self.draws is None else torch.where(mask, self.draws + 1, 0)
 
-    @torch.no_grad()
     def put(self, mask: Tensor, weight: Tensor) -> None:
-        """Replace the mask, and the gain that belongs to it."""
-        if self.mask.device.type == mask.device.type == "cpu" and mask.numel() < _WORTH_THREADS:
-            np.copyto(self.mask.numpy(), mask.numpy())
+        """Replace the mask, unless it was written to already, and the gain that belongs to it."""
+        mine = self.mask
+        if mask is mine:
+            pass
+        elif mine.device.type == mask.device.type == "cpu" and mask.numel() < _WORTH_THREADS:
+            np.copyto(mine.numpy(), mask.numpy())
         else:
-            self.mask.copy_(mask)
-        if self.gain is not None and self.groups is not None:
-            self.gain.copy_(gains(weight, self.mask > 0, self.groups))
+            mine.copy_(mask)
+        if self.groups is not None and self.gain is not None:
+            with torch.no_grad():
+                self.gain.copy_(gains(weight, mine > 0, self.groups))
 
     def carried(self, weight: Tensor) -> Tensor:
         """Return what an edge carries if it is kept: its weight, or α · sign(weight)."""
@@ -84,6 +90,19 @@ class FixedMask(_Mask):
     def forward(self, weight: Tensor) -> Tensor:
         """Return what the kept edges of ``weight`` carry, +0 elsewhere (never −0)."""
         return masked(self.carried(weight), self.mask)
+
+
+class Masked(NamedTuple):
+    """A frozen weight, and the module that masks it."""
+
+    weight: Tensor
+    mask: Supermask | FixedMask
+
+
+def masked_at(module: nn.Module, attribute: str) -> Masked:
+    """Return what is behind ``module.attribute``, a tensor under a mask."""
+    chain = parametrizations_of(module)[attribute]
+    return Masked(chain.original, chain[0])
 
 
 def _is_to_be_made_binary(weight: Tensor) -> bool:

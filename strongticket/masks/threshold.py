@@ -7,6 +7,7 @@ the answer never depends on it. Floyd & Rivest 1975 (Communications of the ACM 1
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,52 +20,54 @@ import torch
 from numpy.typing import NDArray
 
 from . import one_pass
+from .one_pass import Contest, Largest
 
 _SAMPLE = 1 << 14
 _WIDTH = 5  # standard deviations of the sampled rank on either side
 _BLOCK = 1 << 18  # values that fit a cache of one processor; smaller ones would have threads wait for the interpreter
 _FEW = 256
-_DRIFTS = 4  # how many times its last changes a threshold may move and still be where it is looked for
-
-
-class Largest(NamedTuple):
-    """The k-th largest of some values, how many of them reach it, and which, one bool vector a part.
-
-    More than k reach it if it is tied: ``level`` are the places of those that equal it, one rising vector a part. It is
-    NaN, and the rest means nothing, if any value is NaN.
-    """
-
-    value: Any
-    reached: int
-    masks: list[NDArray[np.bool_]]
-    level: list[NDArray[np.intp]]
+_DRIFTS = 3  # how many times its last changes a threshold may move and still be where it is looked for
+_FADE = 0.95  # what a change counts for one selection later; with 0.5 four in a hundred thresholds were missed
 
 
 class Thresholds:
     """Where the thresholds of earlier selections lay, by name: it makes the next ones quick, never other ones."""
 
     def __init__(self) -> None:
-        self._last: dict[str, Any] = {}
-        self._change: dict[str, Any] = {}
+        self._last: dict[str, float] = {}
+        self._change: dict[str, float] = {}
         self._parts: dict[int, Thresholds] = {}
+        self._contests: tuple[object, Contests] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the contests, since a copy's would be those of other tensors."""
+        return {**self.__dict__, "_contests": None}
 
     def part(self, number: int) -> Thresholds:
         """Return the memory of selections that are made again and again beside those of this one."""
         return self._parts.setdefault(number, Thresholds())
 
-    def near(self, name: str) -> tuple[Any, Any] | None:
+    def contests(self, key: object) -> Contests | None:
+        """Return the contests that were kept, if it was under this key."""
+        return self._contests[1] if self._contests is not None and self._contests[0] == key else None
+
+    def keep(self, key: object, contests: Contests) -> None:
+        """Keep contests, and so the memory that their values lie in, in place of those kept before."""
+        self._contests = key, contests
+
+    def near(self, name: str) -> tuple[float, float] | None:
         """Return two values that the next threshold called ``name`` most likely lies between, None at first."""
         if name not in self._last:
             return None
         last, reach = self._last[name], _DRIFTS * self._change[name]
         return last - reach, last + reach
 
-    def note(self, name: str, value: Any) -> None:
+    def note(self, name: str, value: float) -> None:
         """Remember the threshold of a selection, unless it is infinite."""
-        if np.isfinite(value):
+        if math.isfinite(value):
             change = abs(value - self._last.get(name, value))
             # By chance a threshold hardly moves at times; the next one will not do the same.
-            self._change[name] = max(change, self._change.get(name, change) / 2)
+            self._change[name] = max(change, _FADE * self._change.get(name, change))
             self._last[name] = value
 
 
@@ -85,71 +88,97 @@ class _Sorted(NamedTuple):
     inside: NDArray[Any]
 
 
-def largest(
-    parts: Sequence[NDArray[Any]], kept: int, *, magnitudes: bool = False, near: tuple[Any, Any] | None = None
-) -> Largest:
-    """Return which of real vectors are the ``kept`` largest of all, ``kept`` in [1, the sum of their sizes].
+class Contests:
+    """Contests that are decided together, as often as their values change in place."""
 
-    ``magnitudes`` ranks absolute values. ``near`` are two values between which to look for the threshold first.
-    """
-    size = sum(part.size for part in parts)
-    if size < 4 * _SAMPLE or not all(np.issubdtype(part.dtype, np.floating) for part in parts):
-        return _partitioned(parts, kept, magnitudes)
-    found = None if near is None else _within(near, parts, kept, magnitudes)
-    found = found or _within(_sampled(parts, kept, size, magnitudes), parts, kept, magnitudes)
-    return found or _partitioned(parts, kept, magnitudes)
+    def __init__(self, contests: Sequence[Contest]) -> None:
+        self._contests = contests
+        self._by_c = [number for number, contest in enumerate(contests) if one_pass.takes(contest)]
+        self._table = one_pass.Table([contests[number] for number in self._by_c])
+
+    def largest(
+        self, near: Sequence[tuple[float, float] | None] | None = None, *, magnitudes: bool = False
+    ) -> list[Largest]:
+        """Find the largest of each contest and write its masks; ``magnitudes`` ranks absolute values.
+
+        ``near`` has for each contest two values between which the last of those kept most likely lies, or None.
+        """
+        found = self._within(near or [None for _ in self._contests], magnitudes)
+        if None in found:
+            sampled = [
+                _sampled(contest, magnitudes) if one is None else None
+                for contest, one in zip(self._contests, found, strict=True)
+            ]
+            found = [one or again for one, again in zip(found, self._within(sampled, magnitudes), strict=True)]
+        return [one or _partitioned(contest, magnitudes) for contest, one in zip(self._contests, found, strict=True)]
+
+    def _within(self, brackets: Sequence[tuple[Any, Any] | None], magnitudes: bool) -> list[Largest | None]:
+        """Return the largest of each contest if the last of them lies in its bracket, ends included, else None."""
+        by_c = self._table.largest([brackets[number] for number in self._by_c], magnitudes=magnitudes)
+        if len(by_c) == len(brackets):
+            return by_c
+        found = dict(zip(self._by_c, by_c, strict=True))
+        return [
+            found[number] if number in found else bracket and _within(contest, bracket, magnitudes)
+            for number, (contest, bracket) in enumerate(zip(self._contests, brackets, strict=True))
+        ]
 
 
-def _partitioned(parts: Sequence[NDArray[Any]], kept: int, magnitudes: bool) -> Largest:
-    ranked = [np.abs(part) if magnitudes else part for part in parts]
-    values = ranked[0] if len(parts) == 1 else np.concatenate(ranked)
-    first = values.size - kept
+def _partitioned(contest: Contest, magnitudes: bool) -> Largest:
+    ranked = [np.abs(part) if magnitudes else part for part in contest.parts]
+    values = ranked[0] if len(ranked) == 1 else np.concatenate(ranked)
+    first = values.size - contest.kept
     ordered = np.partition(values, first)
     # NaN sorts above everything, so one anywhere shows up among the kept.
-    if np.isnan(largest := ordered[first:].max()):
-        return Largest(largest, 0, [], [])
+    if np.isnan(last := ordered[first:].max()):
+        return Largest(last, [], [])
     value = ordered[first]
-    masks = [part >= value for part in ranked]
-    level = [np.flatnonzero(part == value) for part in ranked]
-    return Largest(value, sum(int(np.count_nonzero(mask)) for mask in masks), masks, level)
+    for part, mask in zip(ranked, contest.masks, strict=True):
+        np.greater_equal(part, value, out=mask)
+    reached = [int(np.count_nonzero(mask)) for mask in contest.masks]
+    is_tied = sum(reached) > contest.kept
+    return Largest(value, reached, [np.flatnonzero(part == value) for part in ranked] if is_tied else [])
 
 
-def _within(bracket: tuple[Any, Any], parts: Sequence[NDArray[Any]], kept: int, magnitudes: bool) -> Largest | None:
-    """Return the ``kept`` largest if the last of them lies in the bracket, ends included, else None."""
-    low, high = bracket
-    masks = [np.empty(part.size, dtype=bool) for part in parts]
-    pieces: list[_Piece] = []
-    found: list[_Sorted] = []
-    for number, (part, mask) in enumerate(zip(parts, masks, strict=True)):
-        if (seen := one_pass.sort_out(part, low, high, magnitudes=magnitudes, mask=mask)) is not None:
-            above, places = seen
-            inside = part[places]
-            pieces.append(_Piece(number, 0, part, mask))
-            found.append(_Sorted(above, places, np.abs(inside) if magnitudes else inside))
-            continue
-        blocks = [
-            _Piece(number, start, part[start : start + _BLOCK], mask[start : start + _BLOCK])
-            for start in range(0, part.size, _BLOCK)
-        ]
-        pieces += blocks
-        found += _in_threads(blocks, low, high, magnitudes)
-    missing = kept - sum(piece.above for piece in found)
+def _within(contest: Contest, bracket: tuple[Any, Any], magnitudes: bool) -> Largest | None:
+    """Do what ``one_pass.Table`` does, by numpy; None of few values, which are as well partitioned."""
+    if not _is_worth_a_pass(contest):
+        return None
+    pieces = [
+        _Piece(number, start, part[start : start + _BLOCK], mask[start : start + _BLOCK])
+        for number, (part, mask) in enumerate(zip(contest.parts, contest.masks, strict=True))
+        for start in range(0, part.size, _BLOCK)
+    ]
+    found = _in_threads(pieces, *bracket, magnitudes)
+    missing = contest.kept - sum(piece.above for piece in found)
     inside = np.concatenate([piece.inside for piece in found])
     if np.isnan(inside).any():
-        return Largest(np.nan, 0, [], [])
+        return Largest(np.nan, [], [])
     if not 0 < missing <= inside.size:
         return None
     value = np.partition(inside, inside.size - missing)[inside.size - missing]
-    level: list[list[NDArray[np.intp]]] = [[] for _ in parts]
+    level: list[list[NDArray[np.intp]]] = [[] for _ in contest.parts]
+    reached = [0 for _ in contest.parts]
     for piece, held in zip(pieces, found, strict=True):
-        piece.mask[held.places[held.inside >= value]] = True
+        reaching = held.places[held.inside >= value]
+        piece.mask[reaching] = True
+        reached[piece.part] += held.above + reaching.size
         level[piece.part].append(piece.start + held.places[held.inside == value])
-    reached = kept - missing + int(np.count_nonzero(inside >= value))
-    return Largest(value, reached, masks, [np.concatenate(places) for places in level])
+    is_tied = sum(reached) > contest.kept
+    return Largest(value, reached, [np.concatenate(places) for places in level] if is_tied else [])
 
 
-def _sampled(parts: Sequence[NDArray[Any]], kept: int, size: int, magnitudes: bool) -> tuple[Any, Any]:
-    """Return two values of a sample with, almost certainly, the ``kept``-th largest of all between them."""
+def _is_worth_a_pass(contest: Contest) -> bool:
+    """Say whether a bracket saves numpy some work."""
+    is_large = sum(part.size for part in contest.parts) >= 4 * _SAMPLE
+    return is_large and all(np.issubdtype(part.dtype, np.floating) for part in contest.parts)
+
+
+def _sampled(contest: Contest, magnitudes: bool) -> tuple[Any, Any] | None:
+    """Return two values of a sample with, almost certainly, the last of those kept between them; None of few values."""
+    if not _is_worth_a_pass(contest):
+        return None
+    parts, kept, size = contest.parts, contest.kept, sum(part.size for part in contest.parts)
     # An odd step reaches every column of a matrix whose width is a power of two.
     step, offset, taken = (size // _SAMPLE) | 1, 0, []
     for part in parts:

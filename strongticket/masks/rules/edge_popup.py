@@ -30,8 +30,9 @@ class EdgePopup(Rule):
 
     def decide(self, edges: Mapping[str, Edges], selection: Selection, moment: Moment) -> dict[str, Tensor]:
         """Select the largest magnitudes."""
-        scores = {name: edge.scores.detach() for name, edge in edges.items()}
-        return selection.masks(scores, magnitudes=True, thresholds=moment.thresholds)
+        scores = {name: edge.scores for name, edge in edges.items()}
+        live = {name: edge.mask for name, edge in edges.items()}
+        return selection.masks(scores, magnitudes=True, thresholds=moment.thresholds, into=live)
 
     def conclude(self, scores: Mapping[str, Tensor], selection: Selection) -> dict[str, Tensor]:
         """Select the largest magnitudes."""

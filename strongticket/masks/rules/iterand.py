@@ -46,8 +46,9 @@ class IteRand(Rule):
 
     def decide(self, edges: Mapping[str, Edges], selection: Selection, moment: Moment) -> dict[str, Tensor]:
         """Select the largest scores."""
-        scores = {name: edge.scores.detach() for name, edge in edges.items()}
-        return selection.masks(scores, thresholds=moment.thresholds)
+        scores = {name: edge.scores for name, edge in edges.items()}
+        live = {name: edge.mask for name, edge in edges.items()}
+        return selection.masks(scores, thresholds=moment.thresholds, into=live)
 
     def redrawn(self, masks: Mapping[str, Tensor], moment: Moment) -> dict[str, Tensor]:
         """Choose among the dropped edges when it is time; a function of (seed, tensor name, refreshes)."""
