@@ -24,7 +24,7 @@ def command(scope: str, density: float, out: Path, options: argparse.Namespace) 
     words = f"""strongticket search cifar10-conv4 --data {options.data} --model vgg-small --width {options.width}
         --binary weights --scope {scope} --density {density} --density-schedule cubic
         --density-epochs {options.epochs / 2:g} --epochs {options.epochs}
-        --augment flip --optimizer sgd --learning-rate 1 --weight-decay 1e-4"""
+        --rule edge-popup --weight-gain 1.4142 --augment flip --optimizer sgd --learning-rate 1 --weight-decay 1e-4"""
     floor = ["--floor", f"{density / 10:g}"] if scope == "global" else []
     return [*words.split(), *floor, "--out", str(out)]
 
