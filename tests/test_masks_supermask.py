@@ -66,6 +66,21 @@ def test_the_gain_changes_with_the_mask_and_only_then(which):
     assert module(weight).tolist() == [[0.0, -2.0, 0.0], [-2.125, 2.125, 0.0]]
 
 
+@pytest.mark.parametrize("written", ["in place", "copied"])
+def test_a_backward_pass_through_a_mask_that_has_changed_since_is_refused(written):
+    weight, mask = torch.ones(4), torch.ones(4, dtype=torch.bool)
+    module = FixedMask(mask, weight, None)
+    learned = torch.ones(4, requires_grad=True)
+    output = torch.where(module.mask, learned.exp(), 0).sum()
+    if written == "in place":
+        module.mask.numpy()[0] = False
+        module.put(module.mask, weight)
+    else:
+        module.put(torch.tensor([False, True, True, True]), weight)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        output.backward()
+
+
 def test_the_state_of_a_mask_is_its_buffers_and_the_scores_of_a_search():
     weight = torch.tensor(WEIGHT)
     learned, fixed = masks(weight, ROWS)

@@ -199,8 +199,9 @@ def _chosen(
     """Return the masks of the largest among the rivals under each name; of those on the CPU also how many edges."""
     here = {what: one for what, one in rivals.items() if all(s.device.type == "cpu" for s in one.scores.values())}
     masks, counts = _chosen_on_cpu(here, magnitudes, thresholds, into)
-    for what in rivals.keys() - here.keys():
-        scores, kept = rivals[what]
+    for what, (scores, kept) in rivals.items():
+        if what in here:
+            continue
         device = next(s.device for s in scores.values() if s.device.type != "cpu")
         everything = torch.cat([_ranked(flat(s, name), magnitudes).to(device) for name, s in scores.items()])
         chosen = top(everything, kept, what, waits=thresholds is None)
@@ -263,7 +264,8 @@ def _laid_out(
 def _mask_for(scores: Tensor, values: NDArray[Any], mask: Tensor | None) -> Tensor:
     """Return the mask, or a new one if it cannot be written in the order in which ``values`` has the scores."""
     is_view = values.size == 0 or address_of(values) == scores.data_ptr()
-    if mask is not None and is_view and mask.dtype == torch.bool and mask.stride() == scores.stride():
+    fitting = torch.bool, scores.device, scores.stride()
+    if mask is not None and is_view and (mask.dtype, mask.device, mask.stride()) == fitting:
         return mask
     return _as_seen(torch.empty(scores.numel(), dtype=torch.bool), scores)
 

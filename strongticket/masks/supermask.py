@@ -49,12 +49,13 @@ class _Mask(nn.Module):
     def put(self, mask: Tensor, weight: Tensor) -> None:
         """Replace the mask, unless it was written to already, and the gain that belongs to it."""
         mine = self.mask
-        if mask is mine:
-            pass
-        elif mine.device.type == mask.device.type == "cpu" and mask.numel() < _WORTH_THREADS:
-            np.copyto(mine.numpy(), mask.numpy())
-        else:
-            mine.copy_(mask)
+        if mask is not mine:
+            if mine.device.type == mask.device.type == "cpu" and mask.numel() < _WORTH_THREADS:
+                np.copyto(mine.numpy(), mask.numpy())
+            else:
+                mine.copy_(mask)
+        # What numpy and C write, autograd does not see; a backward pass of the masks before would be wrong in silence.
+        torch.autograd.graph.increment_version(mine)
         if self.groups is not None and self.gain is not None:
             with torch.no_grad():
                 self.gain.copy_(gains(weight, mine > 0, self.groups))
