@@ -46,13 +46,15 @@ typedef struct {
     size_t above, inside;
 } finding;
 
-static float float_of(uint32_t bits) {
-    union {
-        uint32_t bits;
-        float value;
-    } score = {bits};
-    return score.value;
-}
+/* A score, and its bits. */
+typedef union {
+    float value;
+    uint32_t bits;
+} score;
+
+static float float_of(uint32_t bits) { return ((score){.bits = bits}).value; }
+
+static uint32_t bits_of(float value) { return ((score){.value = value}).bits; }
 
 /*
  * Writes 1 to mask where a score (or its magnitude) is greater than high, and 0 elsewhere, and counts those above.
@@ -113,14 +115,6 @@ static uint32_t rank_of(uint32_t bits) {
 }
 
 static uint32_t bits_with(uint32_t rank) { return rank & 0x80000000u ? rank & 0x7fffffffu : ~rank; }
-
-static uint32_t bits_of(float value) {
-    union {
-        float value;
-        uint32_t bits;
-    } score = {value};
-    return score.bits;
-}
 
 /* Returns the m-th largest of so many numbers up to `most`, byte by byte from the highest; 1 <= m <= size. */
 static uint32_t mth_largest(const uint32_t *ranks, size_t size, size_t m, uint32_t most) {
