@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from strongticket.evaluate import CONTROLS
 from strongticket.evaluate.controls import check_controls
 from strongticket.ticket import coder_of
 
-from . import console
+from . import console, progress
 from .assembly import assemble
 from .omissions import Omissions
 from .report import print_report
@@ -57,6 +58,7 @@ def command(ticket: Path, controls: str, seeds: str, model: str | None, as_json:
             dataset=config.data,
             coder=coder_of(ticket if run is None else run.ticket),
             on_control=lambda name, seed: bar.line(f"control {name}, seed {seed}"),
+            on_event=partial(progress.show, bar, config.epochs),
         )
     omissions.tell()
     values = report.as_dict()

@@ -11,20 +11,10 @@ import rich_click as click
 
 from strongticket import evaluate
 from strongticket.errors import ConfigError
-from strongticket.search import (
-    EpochDone,
-    Event,
-    Processes,
-    Resumed,
-    SearchResult,
-    StepDone,
-    refuse_uneven,
-    seeded,
-    together,
-)
+from strongticket.search import Processes, SearchResult, refuse_uneven, seeded, together
 from strongticket.ticket import check_coder
 
-from . import console
+from . import console, progress
 from .assembly import Assembly
 from .config import RunConfig, load_config
 from .finding import find_ticket
@@ -127,7 +117,7 @@ def _found_and_measured(
     with seeded(parts.config.seed):  # a network's own initialisation and dropout draw from global generators
         model = parts.attached_model()
         with console.ProgressLine("searching") as bar:
-            show = partial(_show, bar, parts.config)
+            show = partial(progress.show, bar, parts.config.epochs)
             ticket, result = find_ticket(
                 parts, model, run, omissions, resume=resume, on_event=show, processes=processes
             )
@@ -146,29 +136,3 @@ def _found_and_measured(
         )
     omissions.tell()
     return result, run.write_report(report.as_dict())
-
-
-def _show(bar: console.ProgressLine, config: RunConfig, event: Event) -> None:
-    """Show how far a search has come."""
-    if isinstance(event, Resumed):
-        if event.damaged:
-            bar.line(event.damaged)
-        bar.line(f"goes on after {event.epochs} epochs and {event.steps} steps")
-    elif isinstance(event, StepDone):
-        done = event.step if event.steps is None else (event.epoch - 1) * event.steps + event.step
-        bar.update(done, event.steps and event.steps * config.epochs, f"epoch {event.epoch}/{config.epochs}")
-    else:
-        bar.line(_describe(event))
-
-
-def _describe(event: EpochDone) -> str:
-    validation = "" if event.validation_accuracy is None else f"  validation {event.validation_accuracy:.4f}"
-    return (
-        f"epoch {event.epoch}/{event.epochs}  loss {event.loss:.4f}  train {event.train_accuracy:.4f}{validation}  "
-        f"{event.images_per_second:,.0f} images/s  {_clock(event.seconds_left)} left"
-    )
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d}"

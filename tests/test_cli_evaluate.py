@@ -56,6 +56,13 @@ def test_controls_are_added_to_the_report_and_the_earlier_ones_stay(
     assert (found["controls"]["shuffled"]["n"], found["controls"]["inverted"]["n"]) == (2, 1)
 
 
+def test_dense_training_says_how_far_it_has_come(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["evaluate", str(run), "--controls", "trained", "--seeds", "4"]) == 0
+    _, said = capsys.readouterr().err.split("control trained, seed 4\n")
+    assert said.startswith("epoch 1/")
+
+
 def test_a_control_measured_again_is_replaced(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = report_of(run)["controls"]["random"]
     found = evaluate(capsys, run, "--controls", "random", "--seeds", "1")["controls"]["random"]

@@ -12,6 +12,7 @@ from torch import nn
 from strongticket import SearchConfig, attach, evaluate, extract, search
 from strongticket.errors import ConfigError
 from strongticket.evaluate import CONTROLS, layers_of
+from strongticket.search import EpochDone, StepDone
 from strongticket.weights import BinaryActivation
 
 CONFIG = SearchConfig(epochs=12, learning_rate=0.5, device="cpu", precision="fp32", trained_learning_rate=0.2)
@@ -138,6 +139,23 @@ def test_progress_names_every_control_and_seed(ticket):
         on_control=lambda name, seed: heard.append((name, seed)),
     )
     assert heard == [("random", 5), ("random", 6), ("inverted", 5)]
+
+
+def test_the_trained_network_tells_its_steps_and_epochs(ticket):
+    heard = []
+    config = CONFIG.model_copy(update={"epochs": 2})
+    evaluate(
+        ticket,
+        network,
+        batches(1),
+        controls=("random", "trained"),
+        seeds=(5,),
+        train=batches(0),
+        config=config,
+        on_event=heard.append,
+    )
+    assert [event.epoch for event in heard if isinstance(event, EpochDone)] == [1, 2]
+    assert sum(isinstance(event, StepDone) for event in heard) == 2 * len(batches(0))
 
 
 # Binary tickets

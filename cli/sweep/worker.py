@@ -15,7 +15,7 @@ from strongticket.errors import InterruptedRunError
 from strongticket.search import EpochDone, Event, StepDone
 from strongticket.search.interruption import StopRequest, listening
 
-from .. import console
+from .. import console, progress
 from ..run_folder import RunFolder
 from .ledger import Claim, Ledger, Pulse
 from .plan import Sweep
@@ -78,7 +78,7 @@ def _do(job: Job, ledger: Ledger, claim: Claim, stop: StopRequest, *, alone: boo
         with ExitStack() as stack:
             pulse = stack.enter_context(ledger.pulse(claim))
             bar = stack.enter_context(console.ProgressLine(words, every=60.0)) if alone else None
-            listener = _listener(pulse, stop, partial(_show, bar, options.epochs) if bar else None)
+            listener = _listener(pulse, stop, partial(progress.show, bar, options.epochs) if bar else None)
             outcome = measure(options, RunFolder(job.out / name), listener)
     except RunFailedError as error:
         ledger.fail(claim, str(error))
@@ -113,11 +113,6 @@ def _listener(pulse: Pulse, stop: StopRequest, show: Callable[[StepDone], None] 
             show(event)
 
     return listen
-
-
-def _show(bar: console.ProgressLine, epochs: int, event: StepDone) -> None:
-    done = event.step if event.steps is None else (event.epoch - 1) * event.steps + event.step
-    bar.update(done, event.steps and event.steps * epochs, f"epoch {event.epoch}/{epochs}")
 
 
 def _sleep(seconds: float, stop: StopRequest) -> None:

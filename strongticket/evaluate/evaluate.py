@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..search import Placement, SearchConfig, place, seeded, train_dense
+from ..search import Event, Placement, SearchConfig, place, seeded, train_dense
 from ..search.loop import Batches
 from ..ticket import Ticket, apply, mask_bits, to_bytes
 from .accuracy import Measurement, measure, paired_bootstrap
@@ -31,6 +31,7 @@ def evaluate(
     dataset: str | None = None,
     coder: str = "zstd",
     on_control: Callable[[str, int], None] | None = None,
+    on_event: Callable[[Event], None] | None = None,
 ) -> Report:
     """Measure a ticket and its controls on the same labelled ``batches`` and return a ``Report``.
 
@@ -41,7 +42,8 @@ def evaluate(
     read), and the report says which. "trained" trains the dense network on ``train`` with the budget of
     ``config``; ``build_dense`` returns it fresh where it is not the plain network itself, as for a network
     built with binary activations. ``coder`` is the one that the ticket is saved with, on which its size depends.
-    ``on_control`` hears (control, seed) before each run. Arithmetic is fp32.
+    ``on_control`` hears (control, seed) before each run, ``on_event`` the steps and epochs of "trained". Arithmetic is
+    fp32.
 
     Raises ConfigError for an unknown control, no seeds, or "trained" without ``train`` and ``config``.
     """
@@ -57,7 +59,7 @@ def evaluate(
             on_control(control, seed)
         if control == "trained" and train is not None and config is not None:
             with seeded(seed):
-                model = train_dense((build_dense or build_model)(), train, config)
+                model = train_dense((build_dense or build_model)(), train, config, on_event=on_event)
             return measure(model, batches, placement=place(model, exact)), 1.0
         model = build_model()
         variant = control_ticket(control, ticket, model, seed)
