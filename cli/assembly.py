@@ -31,12 +31,13 @@ class Assembly:
 
     def model(self) -> nn.Module:
         """Return a fresh plain network for the data, with the activations of the run if they are built in."""
-        return self._built(activation=self._activation)
+        return self._built(activation=self.config.built_activation)
 
     def dense_model(self) -> nn.Module:
         """Return the real-valued network of the same shape, the one whose weights are trained for comparison."""
         # A binary variant normalises where its ordinary sibling need not; the two are compared in the same shape.
-        return self._built(activation=None, norm="batch" if self._activation else None)
+        binary = self.config.built_activation == "binary"
+        return self._built(activation=self.config.activation, norm="batch" if binary else None)
 
     def attached_model(self) -> nn.Module:
         """Return a fresh network under masks, after checking that it takes the data and can be trained on them."""
@@ -80,7 +81,7 @@ class Assembly:
             "name": config.model,
             "width": config.width,
             "norm": config.norm,
-            "activation": self._activation,
+            "activation": config.built_activation,
             "input_shape": list(data.input_shape),
             "classes": list(data.classes),
             "mean": list(data.mean),
@@ -117,13 +118,6 @@ class Assembly:
                 "name them so that they sort alike"
             )
         return replace(self, data=normalised)
-
-    @property
-    def _activation(self) -> str | None:
-        """The activation that the network is built with; None is its own, which masks may replace by name."""
-        config = self.config
-        built = ":" not in config.model and config.binary == "weights+activations" and not config.activations
-        return "binary" if built else None
 
     def _built(self, *, activation: str | None, norm: str | None = None) -> nn.Module:
         config, data = self.config, self.data

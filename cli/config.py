@@ -57,6 +57,9 @@ class RunConfig(SearchConfig):
     norm: Literal["none", "batch"] | None = Field(
         None, description="Normalisation layers; the model's own choice if not given.", json_schema_extra=_MODEL
     )
+    activation: Literal["relu", "silu"] | None = Field(
+        None, description="Activation of this library's networks; relu if not given.", json_schema_extra=_MODEL
+    )
 
     data: str = Field(
         "digits", min_length=1, description="A name from 'list data', or imagefolder:DIR.", json_schema_extra=_DATA
@@ -86,6 +89,12 @@ class RunConfig(SearchConfig):
     )
     crop_padding: int = Field(
         4, ge=0, description="Most pixels by which crop-flip shifts images that fit in memory.", json_schema_extra=_DATA
+    )
+
+    tta: Literal["none", "flip"] = Field(
+        "none",
+        description="Test-time augmentation: flip averages the outputs of an image and its mirror image.",
+        json_schema_extra=_DATA,
     )
 
     density: Share = Field(0.5, description="Share of the edges that is kept.", json_schema_extra=_MASKS)
@@ -165,6 +174,12 @@ class RunConfig(SearchConfig):
         return SearchConfig(**{name: getattr(self, name) for name in SearchConfig.model_fields})
 
     @property
+    def built_activation(self) -> str | None:
+        """The activation that the network is built with; None is its own, which masks may replace by name."""
+        built_binary = ":" not in self.model and self.binary == "weights+activations" and not self.activations
+        return "binary" if built_binary else self.activation
+
+    @property
     def chosen_rule(self) -> Rule:
         """The rule as ``attach`` takes it; ConfigError for options that it does not have, or values it cannot use."""
         return as_rule(self.rule, **{option: getattr(self, option) for option in RULE_OPTIONS})
@@ -218,6 +233,11 @@ def _validated(values: Mapping[str, Any], flags: Mapping[str, Any], source: str)
     except ValidationError as error:
         raise ConfigError("; ".join(_explain(part, flags, source) for part in error.errors())) from None
     _ = config.chosen_rule  # refuses options of another rule
+    if config.activation is not None and config.built_activation != config.activation:
+        raise ConfigError(
+            f"activation {config.activation} was given, but binary weights+activations puts ±1 in its place; leave one "
+            "of them out, or name the modules that become ±1 (activations)"
+        )
     return config
 
 

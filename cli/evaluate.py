@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import rich_click as click
 
 from strongticket import evaluate
 from strongticket.errors import ConfigError
-from strongticket.evaluate import CONTROLS
+from strongticket.evaluate import CONTROLS, TTA
 from strongticket.evaluate.controls import check_controls
 from strongticket.ticket import coder_of
 
 from . import console, progress
 from .assembly import assemble
+from .config import RunConfig
 from .omissions import Omissions
 from .report import print_report
 from .run_folder import check_model, config_of, open_ticket
@@ -31,12 +32,14 @@ _DEFAULT = "random,shuffled,redrawn"
 @click.option("--data", help="Data set, if it is not the one of the search.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Folder in which data sets lie.")
 @click.option("--download", is_flag=True, default=None, help="Fetch the data set if it is missing.")
+@click.option("--tta", type=click.Choice(get_args(TTA)), help="Test-time augmentation, if not that of the search.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to run.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
 def command(ticket: Path, controls: str, seeds: str, model: str | None, as_json: bool, **flags: Any) -> None:
     """Measure a ticket on the test split, beside networks that differ from it in one thing each.
 
-    The report of a RUN folder grows by what is measured here on its own data; all else is only printed.
+    The report of a RUN folder grows by what is measured here on its own data and in its own way; all else is only
+    printed.
     """
     chosen_controls, chosen_seeds = _controls(controls), _seeds(seeds)
     found, run = open_ticket(ticket)
@@ -57,17 +60,22 @@ def command(ticket: Path, controls: str, seeds: str, model: str | None, as_json:
             config=config.search_config,
             dataset=config.data,
             coder=coder_of(ticket if run is None else run.ticket),
+            tta=config.tta,
             on_control=lambda name, seed: bar.line(f"control {name}, seed {seed}"),
             on_event=partial(progress.show, bar, config.epochs),
         )
     omissions.tell()
     values = report.as_dict()
-    if run is not None and config.data == config_of(found, run, {}).data:
+    if run is not None and _measures_the_same(config, config_of(found, run, {})):
         values = run.write_report(values)
     if as_json:
         console.print_json(values)
     else:
         print_report(values)
+
+
+def _measures_the_same(config: RunConfig, searched: RunConfig) -> bool:
+    return (config.data, config.tta) == (searched.data, searched.tta)
 
 
 def _controls(text: str) -> tuple[str, ...]:

@@ -23,6 +23,8 @@ def print_report(report: Mapping[str, Any]) -> None:
         )
     trained = ", ".join(ticket["trained"]) or "nothing"
     print_line(f"data: {report['dataset']}, {ticket['examples']} test examples; trained besides scores: {trained}")
+    if report["tta"] == "flip":
+        print_line("test-time augmentation: the outputs of an image and of its mirror image are averaged, in every row")
     _print_prizes(report)
     print_line(f"batch norm: {report['batch_norm']}")
     print_line(

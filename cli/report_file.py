@@ -15,11 +15,12 @@ from strongticket.files import locked, write_beside
 def add_to_report(path: Path, report: Mapping[str, Any]) -> dict[str, Any]:
     """Add a report to the one in the file ``path``, and return the sum; a control that was measured again is replaced.
 
-    Nothing is taken over from the report of another ticket. Raises OSError that names ``path`` if it cannot be written.
+    Nothing is taken over from a report of another ticket, or one measured in another way. Raises OSError that names
+    ``path`` if it cannot be written.
     """
     merged = dict(report)
     with report_held(path):
-        before = _of_the_same_ticket(path, report)
+        before = _of_the_same_kind(path, report)
         merged["controls"] = {**before.get("controls", {}), **report["controls"]}
         merged["seeds"] = sorted({*before.get("seeds", []), *report["seeds"]})
         if "against_trained" in before and "against_trained" not in merged:
@@ -42,10 +43,11 @@ def report_held(path: Path) -> Iterator[None]:
         raise
 
 
-def _of_the_same_ticket(path: Path, report: Mapping[str, Any]) -> dict[str, Any]:
+def _of_the_same_kind(path: Path, report: Mapping[str, Any]) -> dict[str, Any]:
     try:
         before: dict[str, Any] = json.loads(path.read_text("utf-8"))
         same = before["ticket"]["weights_digest"] == report["ticket"]["weights_digest"]
+        same &= before.get("tta", "none") == report["tta"]
     except (OSError, ValueError, KeyError, TypeError):
         return {}
     return before if same else {}

@@ -294,6 +294,7 @@ def config_of(ticket: Ticket, run: RunFolder | None, flags: Mapping[str, Any]) -
     if run is not None and run.config.exists():
         config = load_config(str(run.config), flags)
         named = {"name": config.model, "width": config.width, "norm": config.norm}
+        named["activation"] = config.built_activation
         changed = [
             f"{key} {ticket.model[key]}, not {named[key]}"
             for key in named

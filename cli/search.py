@@ -132,6 +132,7 @@ def _found_and_measured(
             config=parts.config.search_config,
             dataset=parts.config.data,
             coder=parts.config.coder,
+            tta=parts.config.tta,
             on_control=lambda name, seed: bar.update(0, None, f"{name}, seed {seed}"),
         )
     omissions.tell()

@@ -4,10 +4,29 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
-from strongticket.cli.assembly import assemble
+from strongticket.cli.assembly import assemble, network_of
 from strongticket.cli.config import load_config
 from strongticket.data import BatchLoader
+
+
+def names(model: nn.Module) -> set[str]:
+    return {type(module).__name__ for module in model.modules()}
+
+
+def test_the_activation_reaches_the_network_the_dense_one_and_the_ticket() -> None:
+    parts = assemble(load_config(None, {"activation": "silu"}))
+    for model in (parts.model(), parts.dense_model(), network_of(parts.model_spec())):
+        assert "SiLU" in names(model)
+        assert "ReLU" not in names(model)
+
+
+def test_named_modules_become_binary_in_a_network_of_another_activation() -> None:
+    options = {"activation": "silu", "binary": "weights+activations", "activations": ("silu_fc1",)}
+    parts = assemble(load_config(None, options))
+    assert {"SiLU", "BinaryActivation"} <= names(parts.attached_model())
+    assert "BinaryActivation" not in names(parts.dense_model())
 
 
 @pytest.mark.parametrize("padding", [0, 1, 3])

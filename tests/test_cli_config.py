@@ -70,6 +70,14 @@ def test_every_shipped_config_can_be_loaded_and_says_what_it_is() -> None:
         assert description, f"{name}.yaml does not begin with a comment"
 
 
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+def test_an_activation_that_becomes_binary_anyway_is_refused(activation: str) -> None:
+    text = message(activation=activation, binary="weights+activations")
+    assert f"activation {activation} was given, but binary weights+activations puts ±1 in its place" in text
+    named = {"activation": activation, "binary": "weights+activations", "activations": ("relu1",)}
+    assert load_config(None, named).built_activation == activation
+
+
 def test_a_resolved_config_is_read_back_as_itself(recipe: Path) -> None:
     config = load_config(
         None,

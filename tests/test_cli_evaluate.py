@@ -138,6 +138,22 @@ def test_other_data_are_only_printed(run: Path, tmp_path: Path, capsys: pytest.C
     assert (run / "report.json").read_bytes() == before
 
 
+def test_another_test_time_augmentation_is_only_printed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (run / "report.json").read_bytes()
+    found = evaluate(capsys, run, *QUICK, "--tta", "flip")
+    assert found["tta"] == "flip"
+    assert found["ticket"]["nll"] != report_of(run)["ticket"]["nll"]
+    assert (run / "report.json").read_bytes() == before
+    assert evaluate(capsys, run, *QUICK, "--tta", "none") == report_of(run)
+
+
+def test_a_search_and_its_evaluation_augment_alike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = search(tmp_path / "run", "--tta", "flip")
+    before = report_of(run)
+    assert before["tta"] == "flip"
+    assert evaluate(capsys, run, "--controls", "") == before
+
+
 def test_other_data_are_normalised_as_the_data_of_the_search_were(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -217,6 +233,7 @@ def test_a_run_that_is_not_finished_says_how_to_go_on(run: Path, capsys: pytest.
     [
         ("model: mlp", "model: conv2", "name mlp, not conv2; put the options back"),
         ("width: 0.1", "width: 0.2", "width 0.1, not 0.2; put the options back"),
+        ("activation: null", "activation: silu", "activation None, not silu; put the options back"),
     ],
 )
 def test_a_run_whose_config_names_another_network_is_refused(

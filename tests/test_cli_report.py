@@ -26,6 +26,7 @@ def report(**changes: Any) -> dict[str, Any]:
         "ticket": ticket,
         "controls": controls,
         "dataset": "digits",
+        "tta": "none",
         "seeds": [0, 1, 2],
         "batch_norm": "none",
         "layers": [layer("fc1.weight"), layer("head.weight")],
@@ -51,6 +52,12 @@ def prizes(trained: float | None = None, *, weight: int = 1, activation: int = 1
 def printed(capsys: pytest.CaptureFixture[str], values: dict[str, Any]) -> list[str]:
     print_report(values)
     return capsys.readouterr().out.splitlines()
+
+
+def test_a_table_of_mirrored_measurements_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    said = "test-time augmentation: the outputs of an image and of its mirror image are averaged, in every row"
+    assert said not in printed(capsys, report())
+    assert said in printed(capsys, report(tta="flip"))
 
 
 def test_the_ticket_and_each_control_have_a_row(capsys: pytest.CaptureFixture[str]) -> None:

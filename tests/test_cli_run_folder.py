@@ -34,6 +34,7 @@ def report(digest: str = "d", **controls: int) -> dict[str, Any]:
     return {
         "ticket": {"weights_digest": digest, "test_accuracy": 0.75},
         "controls": {name: {"n": n, "mean": n / 16} for name, n in controls.items()},
+        "tta": "none",
         "seeds": list(range(max(controls.values(), default=0))),
         "layers": [
             {"name": "fc1.weight", "weights": "binary", "inputs": "real", "gain": [0.5]},
@@ -287,6 +288,13 @@ def test_nothing_is_taken_over_from_a_report_that_is_not_of_this_ticket(before: 
     begin(folder)
     folder.report.write_text(before)
     assert folder.write_report(report(shuffled=1)) == {**report(shuffled=1), "prizes": prizes()}
+
+
+def test_nothing_is_taken_over_from_a_report_that_was_measured_in_another_way(folder: RunFolder) -> None:
+    begin(folder)
+    folder.write_report(report(random=3))
+    mirrored = {**report(shuffled=1), "tta": "flip"}
+    assert folder.write_report(mirrored) == {**mirrored, "prizes": prizes()}
 
 
 def test_a_checkpoint_is_removed_and_may_be_missing(folder: RunFolder) -> None:

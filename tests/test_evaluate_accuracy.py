@@ -77,6 +77,23 @@ def test_a_batch_of_one_is_measured():
     assert found.accuracy == 1
 
 
+def test_a_mirrored_measurement_is_of_the_mean_of_both_logits():
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.randn(40, 1, 2, 3, generator=generator), torch.randint(0, 6, (40,), generator=generator)
+    found = measure(
+        nn.Flatten(), list(zip(images.split(15), labels.split(15), strict=True)), placement=PLACEMENT, tta="flip"
+    )
+    rows = images[:, 0]
+    logits = torch.cat([(rows + rows[:, :, [2, 1, 0]]).flatten(1) / 2])
+    assert found.correct.tolist() == (logits.argmax(1) == labels).tolist()
+    assert found.nll == pytest.approx(log_loss(labels, logits.double().softmax(1)), rel=1e-5)
+
+
+def test_what_is_no_image_is_not_mirrored():
+    with pytest.raises(DataError, match=r"these inputs are \(1, 2\)"):
+        measure(nn.Identity(), [(torch.zeros(1, 2), torch.tensor([1]))], placement=PLACEMENT, tta="flip")
+
+
 def test_a_masked_weight_is_computed_once_for_all_batches(monkeypatch):
     model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
     attach(model, density=0.5)

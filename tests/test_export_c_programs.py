@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from c_export import (
+    SANITIZED,
     STRICT,
     GraphBuilder,
     check_exact,
@@ -18,6 +19,7 @@ from c_export import (
     expected,
     needed,
     run,
+    sanitizers_link,
     write_program,
 )
 from hypothesis import given, settings
@@ -25,7 +27,7 @@ from hypothesis import strategies as st
 
 from strongticket.export.c.quanta import calibrated
 from strongticket.export.c.quanta import run as run_graph
-from strongticket.export.graph import Add, Convolution, Flatten, Graph, Linear, MaxPool, Normalisation, Sign
+from strongticket.export.graph import Add, Convolution, Flatten, Graph, Linear, MaxPool, Normalisation, Sign, Silu
 
 
 @needed("gcc")
@@ -171,3 +173,33 @@ def test_an_exact_graph_is_exact() -> None:
         graph: Graph = exact_graph(seed)
         output = expected(graph, exact_batch(graph, seed))
         assert torch.equal(output, output.float().double())
+
+
+@needed("gcc")
+@pytest.mark.parametrize("optimised", ["-O0", "-O3"])
+def test_silu_has_the_digits_of_a_float_wherever_it_is_computed(optimised: str, tmp_path: Path) -> None:
+    builder = GraphBuilder((1,))
+    graph = builder.graph(builder.add(Silu(), Graph.INPUT))
+    write_program(graph, tmp_path)
+    fine, coarse = torch.linspace(-20, 20, 4001), 10.0 ** torch.linspace(-38, 38, 153)
+    edges = torch.tensor([0.0, -0.0, -86.9999, -87.0, -87.0001, 87.0, 88.0, -88.0, -1e30, float("inf")])
+    inputs = torch.cat([fine, coarse, -coarse, edges])[:, None]
+    found = run(compiled(tmp_path, "gcc", *STRICT, optimised), inputs).double()
+    # Below -87 the power is no normal number and counts as 0: -87 e^-87 is -1.4e-36.
+    torch.testing.assert_close(found, expected(graph, inputs), rtol=4e-7, atol=2e-36)
+    assert run(tmp_path / "program", torch.tensor([[float("nan")]])).isnan().all()
+
+
+@needed("gcc")
+def test_silu_stands_between_layers_of_8_bits(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(1)
+    builder = GraphBuilder((3, 6, 6))
+    first, last = (torch.randint(-1, 2, shape, generator=generator) / 2 for shape in ((8, 3, 3, 3), (5, 8, 4, 4)))
+    value = builder.add(Silu(), builder.add(Convolution(first), Graph.INPUT))
+    graph = builder.graph(builder.add(Convolution(last), value))
+    batch = torch.randn(4, 3, 6, 6, generator=generator)
+    quanta = calibrated(graph, batch)
+    write_program(graph, tmp_path, quanta=quanta)
+    found = run(compiled(tmp_path, "gcc", *SANITIZED if sanitizers_link("gcc") else STRICT), batch)
+    wanted = run_graph(graph, batch, quanta)[graph.output].flatten(1)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=float(wanted.abs().max()) * 5e-3)

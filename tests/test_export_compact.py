@@ -25,6 +25,7 @@ from strongticket.export.graph import (
     Operation,
     Relu,
     Sign,
+    Silu,
 )
 from strongticket.export.graph import constants as constants_module
 from strongticket.export.graph.census import Counts, count
@@ -585,7 +586,12 @@ def graphs(draw: st.DrawFn) -> Graph:
         shape = builder.shapes[value]
         kinds = [linear, norm] if len(shape) == 1 else [convolution, convolution, norm]
         pools = [MaxPool((2, 2), (1, 2), (1, 1)), AveragePool((2, 2), (2, 1)), AveragePool((2, 2), (2, 2), (1, 1))]
-        simple = [Relu(), Sign(), *([Flatten(), *(pools if min(shape[1:]) > 1 else [])] if len(shape) > 1 else [])]
+        simple = [
+            Relu(),
+            Silu(),
+            Sign(),
+            *([Flatten(), *(pools if min(shape[1:]) > 1 else [])] if len(shape) > 1 else []),
+        ]
         same = [other for other in values if builder.shapes[other] == shape and other != Graph.INPUT]
         kind = draw(st.sampled_from(["weighted", "simple", "sum"] if same else ["weighted", "simple"]))
         if kind == "sum":

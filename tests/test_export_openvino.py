@@ -36,6 +36,7 @@ from strongticket.export.graph import (
     Operation,
     Relu,
     Sign,
+    Silu,
 )
 from strongticket.export.openvino import writing as target
 from strongticket.export.openvino.model import build
@@ -227,7 +228,7 @@ def test_two_binary_convolutions_may_be_added_before_a_sign() -> None:
     assert_computes(Graph(image, nodes, "c"), inputs, expected, binary=3)
 
 
-@pytest.mark.parametrize("after", ["nothing", "relu", "mean", "norm", "pool", "real layer"])
+@pytest.mark.parametrize("after", ["nothing", "relu", "silu", "mean", "norm", "pool", "real layer"])
 def test_a_sign_that_no_binary_layer_reads_is_computed_without_fake_quantize(after: str) -> None:
     image, inputs = (8, 4, 4), normal(2, 8, 4, 4)
     real = normal(3, 8, 1, 1).mul(16).round()
@@ -235,6 +236,7 @@ def test_a_sign_that_no_binary_layer_reads_is_computed_without_fake_quantize(aft
     steps, expected = {
         "nothing": ([], sign(inputs)),
         "relu": ([(Relu(), image)], sign(inputs).relu()),
+        "silu": ([(Silu(), image)], sign(inputs) / (1 + torch.exp(-sign(inputs)))),
         "mean": ([(AveragePool((4, 4), (1, 1)), (8, 1, 1))], sign(inputs).mean((2, 3), keepdim=True)),
         "norm": ([(norm, image)], sign(inputs) - 1),
         "pool": ([(MaxPool((2, 2), (2, 2)), (8, 2, 2))], F.max_pool2d(sign(inputs), 2)),

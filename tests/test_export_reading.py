@@ -61,7 +61,7 @@ def assert_computes_the_same(network: nn.Module, shape: tuple[int, ...]) -> Grap
     return graph
 
 
-@pytest.mark.parametrize("activation", ["relu", "binary"])
+@pytest.mark.parametrize("activation", ["relu", "silu", "binary"])
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow) if "101" in name else name for name in OWN]
 )
@@ -203,6 +203,9 @@ ACTIVATED: dict[str, Callable[[Any, Any], Any]] = {
     "torch.relu": lambda self, x: torch.relu(self.conv(x)),
     "method relu": lambda self, x: self.conv(x).relu(),
     "in place": lambda self, x: F.relu(self.conv(x), inplace=True),
+    "F.silu": lambda self, x: F.silu(self.conv(x)),
+    "nn.SiLU": lambda self, x: self.silu(self.conv(x)),
+    "F.silu in place": lambda self, x: F.silu(y := self.conv(x), inplace=True) + y,
     "+": lambda self, x: self.conv(x) + x,
     "torch.add": lambda self, x: torch.add(x, other=self.conv(x)),
     "method add": lambda self, x: self.conv(x).add(x),
@@ -215,7 +218,7 @@ ACTIVATED: dict[str, Callable[[Any, Any], Any]] = {
 
 @pytest.mark.parametrize("name", ACTIVATED)
 def test_activations_and_sums_of_any_spelling_are_read(name: str) -> None:
-    network = Written(ACTIVATED[name], conv=nn.Conv2d(2, 2, 3, padding=1), relu=nn.ReLU())
+    network = Written(ACTIVATED[name], conv=nn.Conv2d(2, 2, 3, padding=1), relu=nn.ReLU(), silu=nn.SiLU())
     graph = assert_computes_the_same(network, (2, 5, 4))
     assert len({node.name for node in graph.nodes}) == len(graph.nodes)
 

@@ -22,7 +22,7 @@ RESIDUAL = [
     *("wide-resnet16-8", "wide-resnet28-10"),
     *("resnet18", "resnet34", "resnet50", "resnet101", "wide-resnet34", "wide-resnet50"),
 ]
-ACTIVATIONS = ["relu", "binary"]
+ACTIVATIONS = ["relu", "silu", "binary"]
 
 
 @pytest.fixture(params=[*SMALL, *RESIDUAL])
@@ -70,7 +70,7 @@ def test_every_activation_of_a_binary_variant_is_plus_or_minus_one_and_none_is_r
     assert all(bool((values.abs() == 1).all()) for values in seen)
 
 
-def test_every_relu_is_a_module_of_its_own_and_its_place_is_that_of_a_sign(name: str) -> None:
+def test_every_relu_is_a_module_of_its_own_and_its_place_is_that_of_every_other_activation(name: str) -> None:
     def places(activation: str, kind: type[nn.Module]) -> list[str]:
         model, used = built(name, activation), []
         for path, module in model.named_modules(remove_duplicate=False):
@@ -82,6 +82,7 @@ def test_every_relu_is_a_module_of_its_own_and_its_place_is_that_of_a_sign(name:
 
     relus = places("relu", nn.ReLU)
     assert len(relus) > 1
+    assert places("silu", nn.SiLU) == [path.replace("relu", "silu") for path in relus]
     assert places("binary", BinaryActivation) == [path.replace("relu", "sign") for path in relus]
 
 
@@ -103,11 +104,12 @@ def test_batch_norm_follows_every_convolution_and_only_an_early_pool_stands_betw
     assert found == sum(isinstance(module, nn.Conv2d) for module in model.modules())
 
 
-def test_both_variants_have_one_state_dict(name: str) -> None:
-    relu, binary = (built(name, activation, norm="batch") for activation in ACTIVATIONS)
-    assert list(relu.state_dict()) == list(binary.state_dict())
-    binary.load_state_dict(relu.state_dict())
-    assert not torch.equal(relu.eval()(images()), binary.eval()(images()))
+def test_all_variants_have_one_state_dict(name: str) -> None:
+    relu, *others = (built(name, activation, norm="batch") for activation in ACTIVATIONS)
+    for other in others:
+        assert list(relu.state_dict()) == list(other.state_dict())
+        other.load_state_dict(relu.state_dict())
+        assert not torch.equal(relu.eval()(images()), other.eval()(images()))
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -134,7 +136,7 @@ def test_gradients_reach_the_first_layer_of_a_binary_variant(name: str) -> None:
 def test_an_unknown_activation_is_refused_with_what_there_is(activation: str) -> None:
     for name in ("conv2", "resnet18"):
         text = message(ConfigError, name, activation=activation)
-        assert text == f"activation is {activation!r}; it must be one of relu, binary"
+        assert text == f"activation is {activation!r}; it must be one of relu, silu, binary"
 
 
 @pytest.mark.parametrize("name", ["torchvision:resnet18", "torch.nn:Identity"])
@@ -142,7 +144,7 @@ def test_an_unknown_activation_is_refused_with_what_there_is(activation: str) ->
 def test_an_activation_of_somebody_elses_network_is_refused_with_the_way_to_it(name: str, activation: str) -> None:
     text = message(ConfigError, name, activation=activation)
     assert f"{name} has no activation to choose, but activation {activation} was asked for" in text
-    assert "--activations PATTERN" in text
+    assert ("--activations PATTERN" if activation == "binary" else "or use one of mlp, conv2") in text
 
 
 def test_width_and_norm_are_one_and_none_unless_asked_for() -> None:

@@ -47,14 +47,14 @@ def test_the_outputs_are_those_of_the_formula() -> None:
     assert torch.allclose(model(images), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(("activation", "kind"), [(None, "ReLU"), ("relu", "ReLU"), ("binary", "BinaryActivation")])
+@pytest.mark.parametrize(("activation", "kind"), [(None, "ReLU"), ("silu", "SiLU"), ("binary", "BinaryActivation")])
 def test_every_activation_is_a_module_of_its_own(activation: str | None, kind: str) -> None:
     model = build_early(NAME, CIFAR, classes=2, width=0.1, activation=activation)
     assert sum(type(module).__name__ == kind for module in model.modules()) == 7
 
 
 @pytest.mark.parametrize("name", EARLY)
-@pytest.mark.parametrize("activation", ["relu", "binary"])
+@pytest.mark.parametrize("activation", ["relu", "silu", "binary"])
 def test_no_layer_has_a_bias_but_batch_norm(name: str, activation: str) -> None:
     for module in build_early(name, CIFAR, classes=2, width=0.1, norm="batch", activation=activation).modules():
         if isinstance(module, nn.Conv2d | nn.Linear):

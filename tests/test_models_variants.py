@@ -18,6 +18,7 @@ def test_none_is_relu() -> None:
     ("name", "order", "kind"),
     [
         ("relu", ["norm", "relu_conv1", "pool"], nn.ReLU),
+        ("silu", ["norm", "silu_conv1", "pool"], nn.SiLU),
         ("binary", ["pool", "norm", "sign_conv1"], BinaryActivation),
     ],
 )
@@ -37,7 +38,7 @@ def test_two_activations_are_two_modules() -> None:
 
 
 def test_unknown_names_are_refused_with_what_there_is() -> None:
-    with pytest.raises(ConfigError, match=r"activation is 'sign'; it must be one of relu, binary"):
+    with pytest.raises(ConfigError, match=r"activation is 'sign'; it must be one of relu, silu, binary"):
         find_activation("sign")
     with pytest.raises(ConfigError, match=r"norm is 'layer'; it must be one of none, batch"):
         check_norm("layer")

@@ -1,6 +1,6 @@
 """What a ticket is worth: its accuracy beside that of its controls."""
 
-from .accuracy import Interval, Measurement, calibration_error, measure, paired_bootstrap
+from .accuracy import TTA, Interval, Measurement, calibration_error, measure, paired_bootstrap
 from .controls import CONTROLS
 from .evaluate import evaluate
 from .layers import Layer, Values, layers_of, outputs_of
@@ -8,6 +8,7 @@ from .report import ControlResult, Report, prizes
 
 __all__ = [
     "CONTROLS",
+    "TTA",
     "ControlResult",
     "Interval",
     "Layer",

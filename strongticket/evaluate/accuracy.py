@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import stats
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from ..search import Placement
 from ..search.loop import Batches
 
 CALIBRATION_BINS = 15
+
+TTA = Literal["none", "flip"]
 
 
 @dataclass(frozen=True)
@@ -34,17 +37,19 @@ class Measurement:
 
 
 @torch.no_grad()
-def measure(model: nn.Module, batches: Batches, *, placement: Placement) -> Measurement:
+def measure(model: nn.Module, batches: Batches, *, placement: Placement, tta: TTA = "none") -> Measurement:
     """Measure ``model`` in evaluation mode over batches of (input, class index).
 
-    Raises DataError if there are no batches or a target is no class of the network.
+    With ``tta="flip"`` the logits are the mean of those of an image (batch, channels, height, width) and of its mirror
+    image, left to right. Raises DataError if there are no batches, a target is no class of the network, or what is to
+    be mirrored is no image.
     """
     model.eval()
     outputs, targets = [], []
     with parametrize.cached():  # no mask changes, so each masked weight is computed once
         for inputs, labels in batches:
             with placement.autocast():
-                outputs.append(model(placement.inputs(inputs)).float().cpu())
+                outputs.append(_logits(model, placement.inputs(inputs), tta).cpu())
             targets.append(labels.cpu())
     if not outputs:
         raise DataError("there is no batch to evaluate on; expected an iterable of (input, target) batches")
@@ -58,6 +63,25 @@ def measure(model: nn.Module, batches: Batches, *, placement: Placement) -> Meas
         calibration_error=calibration_error(logits.softmax(1).amax(1).numpy(), correct),
         correct=correct,
     )
+
+
+def check_tta(tta: str) -> None:
+    """Raise ConfigError for a test-time augmentation that there is not."""
+    if tta not in get_args(TTA):
+        raise ConfigError(f"tta {tta!r} is not known; choose one of {', '.join(get_args(TTA))}")
+
+
+def _logits(model: nn.Module, inputs: Tensor, tta: TTA) -> Tensor:
+    logits: Tensor = model(inputs).float()
+    if tta == "none":
+        return logits
+    if inputs.dim() != 4:
+        raise DataError(
+            f"tta flip mirrors images (batch, channels, height, width), and these inputs are {tuple(inputs.shape)}; "
+            "evaluate them without it"
+        )
+    mirrored: Tensor = model(inputs.flip(3)).float()
+    return (logits + mirrored) / 2
 
 
 def calibration_error(

@@ -11,7 +11,7 @@ from ..errors import ConfigError
 from ..search import Event, Placement, SearchConfig, place, seeded, train_dense
 from ..search.loop import Batches
 from ..ticket import Ticket, apply, mask_bits, to_bytes
-from .accuracy import Measurement, measure, paired_bootstrap
+from .accuracy import TTA, Measurement, check_tta, measure, paired_bootstrap
 from .controls import DETERMINISTIC, check_controls, control_ticket
 from .layers import layers_of, outputs_of
 from .report import ControlResult, Report
@@ -30,6 +30,7 @@ def evaluate(
     build_dense: Callable[[], nn.Module] | None = None,
     dataset: str | None = None,
     coder: str = "zstd",
+    tta: TTA = "none",
     on_control: Callable[[str, int], None] | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> Report:
@@ -42,12 +43,14 @@ def evaluate(
     read), and the report says which. "trained" trains the dense network on ``train`` with the budget of
     ``config``; ``build_dense`` returns it fresh where it is not the plain network itself, as for a network
     built with binary activations. ``coder`` is the one that the ticket is saved with, on which its size depends.
+    ``tta`` is how all of them are measured; with "flip" logits are the mean of those of an image and its mirror image.
     ``on_control`` hears (control, seed) before each run, ``on_event`` the steps and epochs of "trained". Arithmetic is
     fp32.
 
-    Raises ConfigError for an unknown control, no seeds, or "trained" without ``train`` and ``config``.
+    Raises ConfigError for an unknown control or ``tta``, no seeds, or "trained" without ``train`` and ``config``.
     """
     check_controls(tuple(controls))
+    check_tta(tta)
     if not seeds and controls:
         raise ConfigError("no seed was given; expected at least one, such as seeds=(0, 1, 2)")
     if "trained" in controls and (train is None or config is None):
@@ -60,17 +63,17 @@ def evaluate(
         if control == "trained" and train is not None and config is not None:
             with seeded(seed):
                 model = train_dense((build_dense or build_model)(), train, config, on_event=on_event)
-            return measure(model, batches, placement=place(model, exact)), 1.0
+            return measure(model, batches, placement=place(model, exact), tta=tta), 1.0
         model = build_model()
         variant = control_ticket(control, ticket, model, seed)
         apply(variant, model)
         placement = place(model, exact)
         reestimate(model, batches if train is None else train, placement=placement)
-        return measure(model, batches, placement=placement), variant.density
+        return measure(model, batches, placement=placement, tta=tta), variant.density
 
     model = apply(ticket, build_model())
     placement = place(model, exact)
-    measurement = measure(model, batches, placement=placement)
+    measurement = measure(model, batches, placement=placement, tta=tta)
     few = _first_inputs(batches, placement)
     results: dict[str, ControlResult] = {}
     for control in controls:
@@ -94,6 +97,7 @@ def evaluate(
         layers=tuple(layers_of(model, few)),
         outputs=outputs_of(model, few),
         dataset=dataset,
+        tta=tta,
         against_trained=against,
     )
 

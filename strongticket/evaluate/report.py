@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from ..masks import Levels
-from .accuracy import Interval, Measurement
+from .accuracy import TTA, Interval, Measurement
 from .layers import Layer, Values
 
 _REAL_BITS = 32
@@ -47,9 +47,9 @@ class Report:
 
     ``bits_per_weight`` is the size of the coded masks over the number of masked weights; ``file_bytes``
     the size of the whole ticket file. ``layers`` says of each weight what is binary, ``outputs`` the same of
-    the network's outputs. ``against_trained``
-    is the paired difference of the ticket and the trained dense networks. ``batch_norm`` says where
-    statistics came from; ``trained`` names what learned besides scores, ``levels`` what masks say of a kept edge.
+    the network's outputs. ``against_trained`` is the paired difference of the ticket and the trained dense networks.
+    ``tta`` is how all were measured, ``batch_norm`` says where statistics came from; ``trained`` names what learned
+    besides scores, ``levels`` what masks say of a kept edge.
     """
 
     measurement: Measurement
@@ -65,6 +65,7 @@ class Report:
     outputs: Values = "not seen"
     levels: Levels | None = None
     dataset: str | None = None
+    tta: TTA = "none"
     against_trained: Interval | None = None
 
     def __getitem__(self, key: str) -> Any:
@@ -88,6 +89,7 @@ class Report:
             },
             "controls": {name: control.as_dict() for name, control in self.controls.items()},
             "dataset": self.dataset,
+            "tta": self.tta,
             "seeds": list(self.seeds),
             "batch_norm": self.batch_norm,
             "layers": [layer.as_dict() for layer in self.layers],

@@ -66,7 +66,7 @@ def build_early(
     norm
         ``"batch"``, or None, which is the same.
     activation
-        ``"relu"`` or ``"binary"``; None is ``"relu"``.
+        A key of `ACTIVATIONS`; None is ``"relu"``.
 
     Raises
     ------

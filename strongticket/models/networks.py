@@ -89,7 +89,7 @@ def build_network(
     norm
         ``"none"`` or ``"batch"``; None is the network's own, which is ``"batch"`` for every binary variant.
     activation
-        ``"relu"`` or ``"binary"``; None is ``"relu"``.
+        A key of `ACTIVATIONS`; None is ``"relu"``.
 
     Raises
     ------

@@ -68,8 +68,8 @@ def build(
     norm
         ``"none"`` or ``"batch"``; None is the network's own. Only for networks that have the choice.
     activation
-        ``"relu"`` or ``"binary"``, which gives ±1 wherever ReLU stands; None is ``"relu"``. Only for networks of this
-        library: those of others get binary activations from the masks that are attached to them.
+        ``"relu"``, ``"silu"``, or ``"binary"``, which gives ±1 wherever ReLU stands; None is ``"relu"``. Only for
+        networks of this library: those of others get binary activations from the masks that are attached to them.
 
     Raises
     ------
@@ -87,9 +87,13 @@ def build(
     if name in OWN:
         return _build_own(name, input_shape, classes=classes, width=width or 1.0, norm=norm, activation=activation)
     if ":" in name and activation is not None:
+        way = (
+            "and replace its activations when masks are attached (--activations PATTERN)"
+            if activation == "binary"
+            else f"or use one of {', '.join(OWN)}"
+        )
         raise ConfigError(
-            f"{name} has no activation to choose, but activation {activation} was asked for; leave it out, and replace "
-            f"its activations when masks are attached (--activations PATTERN)"
+            f"{name} has no activation to choose, but activation {activation} was asked for; leave it out, {way}"
         )
     if name.startswith(TORCHVISION):
         for option, value in (("width", width), ("norm", norm)):

@@ -41,7 +41,11 @@ class Activation:
 
 
 ACTIVATIONS: Mapping[str, Activation] = MappingProxyType(
-    {"relu": Activation(nn.ReLU, "relu", False), "binary": Activation(BinaryActivation, "sign", True)}
+    {
+        "relu": Activation(nn.ReLU, "relu", False),
+        "silu": Activation(nn.SiLU, "silu", False),
+        "binary": Activation(BinaryActivation, "sign", True),
+    }
 )
 
 

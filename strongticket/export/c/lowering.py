@@ -21,6 +21,7 @@ from ..graph import (
     Normalisation,
     Relu,
     Sign,
+    Silu,
 )
 from ..graph.ternary import Ternary, as_ternary
 from .identifiers import Names
@@ -120,9 +121,10 @@ class _Lowering:
                         (real,), output, self._names.take(node.name), scale.float().numpy(), shift.float().numpy(), relu
                     )
                 )
-            case Relu():
+            case Relu() | Silu():
                 real = self._real(node.inputs[0])
-                self._call(node.name, "relu", (real,), (_count(real),), shape=node.shape)
+                function = "relu" if isinstance(operation, Relu) else "silu"
+                self._call(node.name, function, (real,), (_count(real),), shape=node.shape)
             case Add():
                 name, relu = self._with_relu(node)
                 reals = tuple(self._real(name) for name in node.inputs)

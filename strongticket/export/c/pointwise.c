@@ -23,6 +23,35 @@ static void relu(const uint32_t *image, int32_t count, uint32_t *out)
 {
     for (int32_t i = 0; i < count; i++) out[i] = real(image[i]) > 0.0f ? image[i] : word(0.0f);
 }
+/*@ silu */
+/* e^-x for x >= 0, as 2^-n e^r with a whole n and |r| <= ln(2) / 2, where a few terms of Taylor's series are enough. */
+static float decay(float x)
+{
+    static const float factorials[] = {5040.0f, 720.0f, 120.0f, 24.0f, 6.0f, 2.0f, 1.0f, 1.0f};
+    if (!(x <= 87.0f)) return 0.0f; /* e^-87 is nearly the smallest normal number */
+    const float turns = x * 1.44269504f, above = turns + 0.5f;
+    const uint32_t n = (uint32_t)above;
+    /* ln 2 in two parts: n times the first is exact. */
+    const float high = (float)n * 0.693145752f, low = (float)n * 1.42860677e-6f;
+    const float left = high - x, r = left + low;
+    float sum = 0.0f;
+    for (int32_t i = 0; i < 8; i++) {
+        const float product = sum * r, term = 1.0f / factorials[i];
+        sum = product + term;
+    }
+    sum *= real((127u - n) << 23);
+    return sum;
+}
+
+/* x / (1 + e^-x), without a power that is too large. */
+static void silu(const uint32_t *image, int32_t count, uint32_t *out)
+{
+    for (int32_t i = 0; i < count; i++) {
+        const float x = real(image[i]), power = decay(x < 0.0f ? -x : x), below = 1.0f + power;
+        const float share = x < 0.0f ? power / below : 1.0f / below;
+        out[i] = word(x * share);
+    }
+}
 /*@ normalise */
 /* image * scale + shift, with one of each for a channel of `pixels` values. */
 static void normalise(const uint32_t *image, const float *scale, const float *shift, int32_t channels, int32_t pixels,

@@ -18,7 +18,7 @@ class Call(Step):
     numbers: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        self.in_place = self.function in ("add", "relu")
+        self.in_place = self.function in ("add", "relu", "silu")
 
     @property
     def sections(self) -> tuple[str, ...]:

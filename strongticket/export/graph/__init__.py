@@ -16,6 +16,7 @@ from .operations import (
     Operation,
     Relu,
     Sign,
+    Silu,
 )
 from .reading import OTHER_TARGETS, read_graph
 
@@ -35,6 +36,7 @@ __all__ = [
     "Operation",
     "Relu",
     "Sign",
+    "Silu",
     "as_module",
     "compact",
     "count",

@@ -21,6 +21,7 @@ from .operations import (
     Pair,
     Relu,
     Sign,
+    Silu,
 )
 
 Shape = tuple[int, ...]
@@ -67,7 +68,7 @@ def output_shape(operation: Operation, *shapes: Shape) -> Shape:
             return shape
         case Flatten():
             return (math.prod(shape),)
-        case Relu() | Sign():
+        case Relu() | Silu() | Sign():
             return shape
 
 
@@ -196,6 +197,7 @@ _READERS: Mapping[type[nn.Module], Callable[..., Operation | None]] = {
     nn.AdaptiveAvgPool2d: _adaptive_pool,
     nn.Flatten: _flatten,
     nn.ReLU: lambda layer, shape: Relu(),
+    nn.SiLU: lambda layer, shape: Silu(),
     BinaryActivation: lambda layer, shape: Sign(),
     **dict.fromkeys(
         (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout),

@@ -18,6 +18,7 @@ from .operations import (
     Operation,
     Relu,
     Sign,
+    Silu,
 )
 
 
@@ -69,6 +70,8 @@ def _layer(operation: Operation, shape: tuple[int, ...]) -> nn.Module:
             return _holding(norm, weight=operation.weight, bias=operation.bias)
         case Relu():
             return nn.ReLU()
+        case Silu():
+            return nn.SiLU()
         case Sign():
             return BinaryActivation()
         case MaxPool():

@@ -46,6 +46,11 @@ class Relu:
 
 
 @dataclass(frozen=True)
+class Silu:
+    """y = x / (1 + exp(−x))."""
+
+
+@dataclass(frozen=True)
 class Sign:
     """y = +1 where x ≥ 0, else −1."""
 
@@ -78,7 +83,7 @@ class Flatten:
     """(channels, height, width) → (channels · height · width), in that order."""
 
 
-Operation = Convolution | Linear | Normalisation | Relu | Sign | MaxPool | AveragePool | Add | Flatten
+Operation = Convolution | Linear | Normalisation | Relu | Silu | Sign | MaxPool | AveragePool | Add | Flatten
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from ...errors import ExportError
 from ...weights import BinaryActivation
 from ..text import core_reason, quiet
 from .layers import InexpressibleError, Shape, operation_of, output_shape
-from .operations import Add, AveragePool, Flatten, Graph, Node, Operation, Relu
+from .operations import Add, AveragePool, Flatten, Graph, Node, Operation, Relu, Silu
 
 OTHER_TARGETS = "onnx (float weights), pt2 and safetensors"
 """Who takes a network that no graph can express."""
@@ -101,7 +101,10 @@ _LAYERS: Mapping[object, Callable[..., nn.Module]] = {
 }
 """Functions (objects) and methods (names) of one value that have a layer, built from the other arguments."""
 
-_RELU = {F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"}
+_ACTIVATIONS: Mapping[object, Operation] = {
+    **dict.fromkeys((F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"), Relu()),
+    F.silu: Silu(),
+}
 _ADD = {torch.add, "add", "add_"}
 _MEAN = {torch.mean, "mean"}
 _VIEW = {torch.reshape, "reshape", "view"}
@@ -180,9 +183,9 @@ class _Reader:
             sizes = (_BATCH, *shape)
             wanted = (*rest, *options.values())
             return len(sizes) if step.target == "dim" else sizes[wanted[0]] if wanted else sizes
-        if step.target in _RELU:
+        if step.target in _ACTIVATIONS:
             in_place = bool(rest[0] if rest else options.get("inplace")) or _called(step) == "relu_"
-            return self._add(step, Relu(), value, in_place=in_place)
+            return self._add(step, _ACTIVATIONS[step.target], value, in_place=in_place)
         if step.target in _MEAN:
             return self._mean(step, value, *rest, **options)
         if step.target in _VIEW:

@@ -21,6 +21,7 @@ from ..graph import (
     Normalisation,
     Relu,
     Sign,
+    Silu,
 )
 from ..graph.ternary import Ternary, as_ternary
 from .xnor import MOST_PRODUCTS, Affine, Array, has_kernel, little_endian, planes, threshold
@@ -141,6 +142,8 @@ def _apply(node: Node, inputs: list[Value]) -> Value:
             return replace(value, port=port, shape=shape, affine=affine)
         case Relu():
             return Value(ops.relu(value.real).output(0), shape)
+        case Silu():
+            return Value(ops.swish(value.real).output(0), shape)
         case AveragePool() as pool:
             padding = list(pool.padding)
             port = ops.avg_pool(value.real, list(pool.stride), padding, padding, list(pool.kernel), False).output(0)
