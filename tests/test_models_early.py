@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -29,19 +31,23 @@ def test_width_multiplies_every_hidden_layer_but_neither_input_nor_classes() -> 
     assert shapes == [(16, 3), (32, 16), (32, 32), (64, 32), (64, 64), (128, 64), (128, 128), (7, 128 * 16)]
 
 
-def test_the_outputs_are_those_of_the_formula() -> None:
-    model = build_early(NAME, (2, 16, 24), classes=3, width=0.1).eval()
+@pytest.mark.parametrize(("activation", "function"), [("relu", F.relu), ("silu", lambda x: x / (1 + torch.exp(-x)))])
+def test_the_outputs_are_those_of_the_formula(
+    activation: str, function: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    model = build_early(NAME, (2, 16, 24), classes=3, width=0.1, activation=activation).eval()
     images = torch.randn(5, 2, 16, 24, generator=torch.Generator().manual_seed(0))
     weights = dict(model.named_parameters())
 
     def normed(values: torch.Tensor) -> torch.Tensor:
         return values / (1 + 1e-5) ** 0.5  # the statistics of an untouched batch norm: mean 0, variance 1
 
-    values = normed(F.conv2d(images, weights["conv1.weight"], padding=1)).relu()
+    values = function(normed(F.conv2d(images, weights["conv1.weight"], padding=1)))
     for stage in ("layer1", "layer2", "layer3"):
         values = F.max_pool2d(F.conv2d(values, weights[f"{stage}.conv.weight"], padding=1), 2)
-        values = normed(values).relu()
-        values = (values + normed(F.conv2d(values, weights[f"{stage}.block.conv.weight"], padding=1))).relu()
+        values = function(normed(values))
+        added = normed(F.conv2d(values, weights[f"{stage}.block.conv.weight"], padding=1))
+        values = function(values + added)
     expected = values.flatten(1) @ weights["head.weight"].T
     assert expected.shape == (5, 3)
     assert torch.allclose(model(images), expected, atol=1e-5)

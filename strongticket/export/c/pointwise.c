@@ -27,7 +27,8 @@ static void relu(const uint32_t *image, int32_t count, uint32_t *out)
 /* e^-x for x >= 0, as 2^-n e^r with a whole n and |r| <= ln(2) / 2, where a few terms of Taylor's series are enough. */
 static float decay(float x)
 {
-    static const float factorials[] = {5040.0f, 720.0f, 120.0f, 24.0f, 6.0f, 2.0f, 1.0f, 1.0f};
+    static const float terms[] = {1.0f / 5040.0f, 1.0f / 720.0f, 1.0f / 120.0f, 1.0f / 24.0f,
+                                  1.0f / 6.0f,    0.5f,          1.0f,          1.0f};
     if (!(x <= 87.0f)) return 0.0f; /* e^-87 is nearly the smallest normal number */
     const float turns = x * 1.44269504f, above = turns + 0.5f;
     const uint32_t n = (uint32_t)above;
@@ -36,8 +37,8 @@ static float decay(float x)
     const float left = high - x, r = left + low;
     float sum = 0.0f;
     for (int32_t i = 0; i < 8; i++) {
-        const float product = sum * r, term = 1.0f / factorials[i];
-        sum = product + term;
+        const float product = sum * r;
+        sum = product + terms[i];
     }
     sum *= real((127u - n) << 23);
     return sum;
