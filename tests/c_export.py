@@ -334,6 +334,11 @@ NETWORKS: Mapping[str, Callable[[], Source]] = {
     "resnet-1/32": lambda: ticketed(
         build("resnet18", input_shape=(3, 33, 33), classes=10, width=0.125), (3, 33, 33), binary="weights"
     ),
+    "silu-1/32": lambda: ticketed(
+        build("cifar-resnet9", input_shape=(3, 16, 16), classes=10, width=0.125, activation="silu"),
+        (3, 16, 16),
+        binary="weights",
+    ),
     "mobile": lambda: ticketed(Mobile(), (2, 11, 13), binary="weights", density=0.5),
 }
 """Networks of every kind that the target has, small."""

@@ -38,9 +38,9 @@ FEW = ["conv2-1/32", "conv2-1/1", "mobile"]
 MANY = [pytest.param(name, marks=[] if name in FEW else [pytest.mark.slow]) for name in NETWORKS]
 KINDS = [
     *((name, "float") for name in NETWORKS),
-    *((name, "int8") for name in ("mlp-1/32", "conv2-1/32", "conv2-1/1", "resnet-1/32", "mobile")),
+    *((name, "int8") for name in ("mlp-1/32", "conv2-1/32", "conv2-1/1", "resnet-1/32", "silu-1/32", "mobile")),
 ]
-FAST_KINDS = [("conv2-1/32", "float"), ("conv2-1/1", "float"), ("mobile", "int8")]
+FAST_KINDS = [("conv2-1/32", "float"), ("conv2-1/1", "float"), ("silu-1/32", "float"), ("mobile", "int8")]
 
 
 @functools.cache

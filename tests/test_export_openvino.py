@@ -371,11 +371,12 @@ def hand_made() -> nn.Module:
         (small("conv2", activation=None), {}),
         (small("conv2", activation=None), {"weights": "kaiming-normal"}),
         (small("cifar-resnet20", activation=None), {"density": 0.2}),
+        (small("cifar-resnet9", activation="silu"), {"rule": "multicoated"}),
         (hand_made, {}),
         (lambda: hand_made().double(), {}),
         (lambda: small("conv2", activation=None)().bfloat16(), {}),
     ],
-    ids=["conv2", "vgg", "resnet", "relu", "real", "real resnet", "hand made", "double", "half"],
+    ids=["conv2", "vgg", "resnet", "relu", "real", "real resnet", "silu", "hand made", "double", "half"],
 )
 def test_the_files_compute_what_torch_computes(
     build_it: Callable[[], nn.Module], options: dict[str, Any], tmp_path: Path

@@ -13,12 +13,13 @@ from torch import nn
 from strongticket import attach, extract
 from strongticket.errors import ConfigError, ModelError, StrongTicketError
 from strongticket.models import available, build, check_fits
+from strongticket.models.early import EARLY
 from strongticket.weights import BinaryActivation
 
 CIFAR = (3, 32, 32)
 SMALL = ["mlp", "conv2", "conv4", "conv6", "conv8", "vgg-small"]
 RESIDUAL = [
-    *("cifar-resnet8", "cifar-resnet18", "cifar-resnet20", "cifar-resnet34", "cifar-resnet50"),
+    *("cifar-resnet8", "cifar-resnet9", "cifar-resnet18", "cifar-resnet20", "cifar-resnet34", "cifar-resnet50"),
     *("wide-resnet16-8", "wide-resnet28-10"),
     *("resnet18", "resnet34", "resnet50", "resnet101", "wide-resnet34", "wide-resnet50"),
 ]
@@ -94,7 +95,7 @@ def test_batch_norm_follows_every_convolution_and_only_an_early_pool_stands_betw
         layers = list(container.children())
         for layer, *rest in (layers[index:] for index in range(len(layers))):
             if isinstance(layer, nn.Conv2d):
-                pools_early = activation == "binary" or name == "cifar-resnet8"
+                pools_early = activation == "binary" or name in EARLY
                 if pools_early and isinstance(rest[0], nn.MaxPool2d):
                     rest.pop(0)
                 assert isinstance(rest[0], nn.BatchNorm2d)

@@ -1,4 +1,4 @@
-"""The residual network that pools early."""
+"""Residual networks that pool early."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from strongticket.errors import ConfigError, ModelError
 from strongticket.models.early import EARLY, build_early
 
-NAME = "cifar-resnet8"
+NAME, NINE = "cifar-resnet8", "cifar-resnet9"
 CIFAR = (3, 32, 32)
 
 
@@ -25,17 +25,29 @@ def test_the_number_of_weights_is_the_sum_over_its_eight_layers() -> None:
     assert sum(tensor.numel() for tensor in weights) == 1_203_040
 
 
+def test_the_ninth_layer_is_a_second_block_of_the_last_stage() -> None:
+    eight, nine = (
+        {name: tensor.shape for name, tensor in build_early(name, CIFAR, classes=10).state_dict().items()}
+        for name in (NAME, NINE)
+    )
+    more = nine.keys() - eight.keys()
+    assert nine["layer3.block2.conv.weight"] == (256, 256, 3, 3)
+    assert {name.rpartition(".")[0] for name in more} == {"layer3.block2.conv", "layer3.block2.bn"}
+    assert {name: shape for name, shape in nine.items() if name not in more} == eight
+
+
 def test_width_multiplies_every_hidden_layer_but_neither_input_nor_classes() -> None:
     model = build_early(NAME, CIFAR, classes=7, width=0.5)
     shapes = [tuple(tensor.shape[:2]) for tensor in model.parameters() if tensor.dim() > 1]
     assert shapes == [(16, 3), (32, 16), (32, 32), (64, 32), (64, 64), (128, 64), (128, 128), (7, 128 * 16)]
 
 
+@pytest.mark.parametrize(("name", "last"), [(NAME, ["block"]), (NINE, ["block", "block2"])])
 @pytest.mark.parametrize(("activation", "function"), [("relu", F.relu), ("silu", lambda x: x / (1 + torch.exp(-x)))])
 def test_the_outputs_are_those_of_the_formula(
-    activation: str, function: Callable[[torch.Tensor], torch.Tensor]
+    name: str, last: list[str], activation: str, function: Callable[[torch.Tensor], torch.Tensor]
 ) -> None:
-    model = build_early(NAME, (2, 16, 24), classes=3, width=0.1, activation=activation).eval()
+    model = build_early(name, (2, 16, 24), classes=3, width=0.1, activation=activation).eval()
     images = torch.randn(5, 2, 16, 24, generator=torch.Generator().manual_seed(0))
     weights = dict(model.named_parameters())
 
@@ -43,11 +55,12 @@ def test_the_outputs_are_those_of_the_formula(
         return values / (1 + 1e-5) ** 0.5  # the statistics of an untouched batch norm: mean 0, variance 1
 
     values = function(normed(F.conv2d(images, weights["conv1.weight"], padding=1)))
-    for stage in ("layer1", "layer2", "layer3"):
+    for stage, blocks in (("layer1", ["block"]), ("layer2", ["block"]), ("layer3", last)):
         values = F.max_pool2d(F.conv2d(values, weights[f"{stage}.conv.weight"], padding=1), 2)
         values = function(normed(values))
-        added = normed(F.conv2d(values, weights[f"{stage}.block.conv.weight"], padding=1))
-        values = function(values + added)
+        for block in blocks:
+            added = normed(F.conv2d(values, weights[f"{stage}.{block}.conv.weight"], padding=1))
+            values = function(values + added)
     expected = values.flatten(1) @ weights["head.weight"].T
     assert expected.shape == (5, 3)
     assert torch.allclose(model(images), expected, atol=1e-5)

@@ -1,7 +1,7 @@
-"""A residual network that pools early: what finds a ticket in minutes of a CPU.
+"""Residual networks that pool early: what finds a ticket in minutes of a CPU.
 
 Most multiply-adds of the networks of the papers are spent on large images with few channels, which a CPU is slow at.
-Here the first convolution of a stage is pooled at once, and a residual block of one convolution follows on the smaller
+Here the first convolution of a stage is pooled at once, and residual blocks of one convolution follow on the smaller
 image, as in the networks of speed records: Page 2018 ("How to train your ResNet"), Jordan 2024 (arXiv 2404.00498).
 """
 
@@ -22,18 +22,25 @@ from .width import scaled
 
 @dataclass(frozen=True)
 class EarlyNetwork:
-    """A definition: channels of the stem, and of each stage."""
+    """A definition: channels of the stem, and channels and residual blocks of each stage."""
 
     description: str
     stem: int
     channels: tuple[int, ...]
+    blocks: tuple[int, ...]
 
 
 EARLY: Mapping[str, EarlyNetwork] = MappingProxyType(
     {
         "cifar-resnet8": EarlyNetwork(
-            "ResNet-8 for small images that pools early: 32 to 256 channels", 32, (64, 128, 256)
-        )
+            "ResNet-8 for small images that pools early: 32 to 256 channels", 32, (64, 128, 256), (1, 1, 1)
+        ),
+        "cifar-resnet9": EarlyNetwork(
+            "ResNet-9 for small images that pools early: one more block after the last pool",
+            32,
+            (64, 128, 256),
+            (1, 1, 2),
+        ),
     }
 )
 
@@ -50,7 +57,7 @@ def build_early(
     """Build one of `EARLY` as a sequence of named layers and stages.
 
     The stem is a 3x3 convolution with batch norm and activation. A stage is a 3x3 convolution, a 2x2 max-pool, batch
-    norm, activation, and a block y = activation(x + norm(convolution(x))). One linear layer reads all that is left. No
+    norm, activation, and blocks y = activation(x + norm(convolution(x))). One linear layer reads all that is left. No
     layer has a bias. Every activation is a module of its own.
 
     Parameters
@@ -82,19 +89,23 @@ def build_early(
     out = scaled(network.stem, width)
     layers: Layers = {"conv1": _convolution(channels, out), "bn1": nn.BatchNorm2d(out), **act.named("1")}
     channels = out
-    for number, units in enumerate(network.channels, start=1):
+    for number, (units, blocks) in enumerate(zip(network.channels, network.blocks, strict=True), start=1):
         out = scaled(units, width)
-        layers[f"layer{number}"] = _stage(channels, out, act)
+        layers[f"layer{number}"] = _stage(channels, out, act, blocks)
         channels = out
     layers |= {"flatten": nn.Flatten(), "head": nn.Linear(channels * pixels, classes, bias=False)}
     return nn.Sequential(OrderedDict(layers))
 
 
-def _stage(channels: int, out: int, act: Activation) -> nn.Sequential:
+def _stage(channels: int, out: int, act: Activation, blocks: int) -> nn.Sequential:
     widening: Layers = {"conv": _convolution(channels, out), "pool": nn.MaxPool2d(2), "bn": nn.BatchNorm2d(out)}
-    inside: Layers = {"conv": _convolution(out, out), "bn": nn.BatchNorm2d(out), "identity": nn.Identity()}
-    block = Residual(OrderedDict(inside | act.named("")))
-    return nn.Sequential(OrderedDict({**widening, **act.named(""), "block": block}))
+    rest: Layers = {f"block{number if number > 1 else ''}": _block(out, act) for number in range(1, blocks + 1)}
+    return nn.Sequential(OrderedDict({**widening, **act.named(""), **rest}))
+
+
+def _block(channels: int, act: Activation) -> Residual:
+    inside: Layers = {"conv": _convolution(channels, channels), "bn": nn.BatchNorm2d(channels)}
+    return Residual(OrderedDict({**inside, "identity": nn.Identity(), **act.named("")}))
 
 
 def _convolution(channels: int, out: int) -> nn.Conv2d:
