@@ -236,11 +236,32 @@ def test_an_ordinary_ticket_is_reported_as_real(report):
     assert report["prizes"]["bits"]["weight"] == report["prizes"]["bits"]["activation"] == 32
 
 
+@pytest.mark.parametrize("tta", ["none", "flip"])
+def test_what_is_mirrored_is_measured_alike_in_every_row_with_flip_alone(tta):
+    def build() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(10, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 4))
+
+    def images(seed: int, *, mirrored: bool = False) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        rows = [(inputs.reshape(-1, 1, 2, 5), targets) for inputs, targets in batches(seed)]
+        return [(inputs[..., [4, 3, 2, 1, 0]] if mirrored else inputs, targets) for inputs, targets in rows]
+
+    model = build()
+    attach(model)
+    search(model, images(0), CONFIG)
+    found = extract(model)
+    options = {"controls": ("random", "trained"), "seeds": (0,), "train": images(0), "config": CONFIG, "tta": tta}
+    plain, mirror = (evaluate(found, build, images(1, mirrored=turned), **options) for turned in (False, True))
+    assert plain["tta"] == tta
+    pairs = [(report["ticket"], *report["controls"].values()) for report in (plain, mirror)]
+    assert [one["nll"] == pytest.approx(other["nll"]) for one, other in zip(*pairs, strict=True)] == [tta == "flip"] * 3
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"controls": ("randon",)}, "did you mean 'random'"),
         ({"seeds": ()}, "no seed was given"),
+        ({"tta": "mirror"}, "tta 'mirror' is not known; choose one of none, flip"),
         ({"controls": ("trained",)}, "needs train= batches and config="),
     ],
 )
