@@ -63,8 +63,8 @@ class Assembly:
     def train(self) -> Batches:
         """Return the training batches, shuffled and augmented; a smaller last one is left out if there are others."""
         drop_last = len(self.data.train) > self.config.batch_size
-        augment, padding = self.config.augment, self.config.crop_padding
-        return self._loader("train", shuffle=True, augment=augment, crop_padding=padding, drop_last=drop_last)
+        changes = {"augment": self.config.augment, "crop_padding": self.config.crop_padding, "flips": self.config.flips}
+        return self._loader("train", shuffle=True, drop_last=drop_last, **changes)
 
     def validation(self) -> Batches | None:
         """Return the held-out batches, None if nothing is held out."""

@@ -90,6 +90,11 @@ class RunConfig(SearchConfig):
     crop_padding: int = Field(
         4, ge=0, description="Most pixels by which crop-flip shifts images that fit in memory.", json_schema_extra=_DATA
     )
+    flips: Literal["random", "alternating"] = Field(
+        "random",
+        description="Whether flips of images that fit in memory are drawn in each epoch, or alternate.",
+        json_schema_extra=_DATA,
+    )
 
     tta: Literal["none", "flip"] = Field(
         "none",

@@ -29,6 +29,19 @@ def test_named_modules_become_binary_in_a_network_of_another_activation() -> Non
     assert "BinaryActivation" not in names(parts.dense_model())
 
 
+def test_alternating_flips_turn_every_training_image_from_one_epoch_to_the_next() -> None:
+    options = {"augment": "flip", "flips": "alternating", "batch_size": 1293}
+    train = assemble(load_config(None, options)).train()
+    assert isinstance(train, BatchLoader)
+    epochs = []
+    for epoch in range(2):
+        train.set_epoch(epoch)
+        (inputs, _), *_ = train
+        epochs.append({image.numpy().tobytes() for image in inputs})
+        mirrored = {image.numpy().tobytes() for image in inputs.flip(3)}
+    assert epochs[0] == mirrored
+
+
 @pytest.mark.parametrize("padding", [0, 1, 3])
 def test_crops_shift_training_images_by_as_many_pixels_as_were_asked_for(padding: int) -> None:
     parts = assemble(load_config(None, {"augment": "crop-flip", "crop_padding": padding, "batch_size": 200}))

@@ -92,6 +92,30 @@ def test_flip_only_mirrors() -> None:
     assert 8 < sum(flips) < 32
 
 
+def flips(data: Split, **options: Any) -> list[list[bool]]:
+    """Return which images are mirrored in each of four epochs, by label."""
+    batches = loader(data, batch_size=16, shuffle=True, augment="flip", flips="alternating", **options)
+    epochs = []
+    for epoch in range(4):
+        batches.set_epoch(epoch)
+        seen = {
+            label: found_moves(normalised(data.images[label]), augmented, 0)[0][2]
+            for inputs, labels in batches
+            for augmented, label in zip(inputs, labels.tolist(), strict=True)
+        }
+        epochs.append([seen[label] for label in sorted(seen)])
+    return epochs
+
+
+def test_alternating_flips_begin_by_chance_and_turn_every_image_in_every_epoch() -> None:
+    first, second, third, fourth = flips(split(40))
+    assert 8 < sum(first) < 32
+    assert second == fourth == [not mirrored for mirrored in first]
+    assert third == first
+    assert flips(split(40)) == [first, second, third, fourth]
+    assert flips(split(40), seed=1)[0] != first
+
+
 def test_what_comes_in_at_the_edge_is_exactly_zero() -> None:
     data = Split(torch.full((200, 3, 4, 4), 255, dtype=torch.uint8), torch.zeros(200, dtype=torch.int64))
     (inputs, _), *_ = loader(data, batch_size=200, augment="crop-flip", crop_padding=4)
@@ -209,6 +233,7 @@ def test_the_global_generator_is_neither_read_nor_changed() -> None:
         ({"batch_size": 0}, "batch size is 0"),
         ({"augment": "rotate"}, "augment is 'rotate'"),
         ({"crop_padding": -1}, "crop padding is -1"),
+        ({"flips": "alternate"}, "flips is 'alternate'; it must be one of random, alternating"),
         ({"mean": (0.5,), "std": (0.5,)}, "mean has 1 values for images of 3 channels"),
         ({"batch_size": 100, "drop_last": True}, "batch size of 100"),
     ],

@@ -159,6 +159,21 @@ def test_the_right_loader_is_made_for_either_kind_of_split(files: FileSplit) -> 
     assert len(make_loader(files, batch_size=2, mean=MEAN, std=STD, drop_last=True)) == 5
 
 
+def test_alternating_flips_reach_images_in_memory_and_are_refused_for_others(files: FileSplit) -> None:
+    ramp = torch.arange(8, dtype=torch.uint8).expand(30, 3, 1, 8).contiguous()
+    memory = Split(ramp, torch.zeros(30, dtype=torch.int64))
+    options: dict[str, Any] = {"batch_size": 30, "mean": MEAN, "std": STD, "augment": "flip", "flips": "alternating"}
+    batches = make_loader(memory, **options)
+    (first, _), *_ = batches
+    batches.set_epoch(1)
+    (second, _), *_ = batches
+    assert torch.equal(first, second.flip(3))
+    with pytest.raises(ConfigError, match="flips 'alternating' is for images that fit in memory"):
+        make_loader(files, **options)
+    with pytest.raises(ConfigError, match="flips is 'both'; it must be one of random, alternating"):
+        make_loader(files, **{**options, "flips": "both"})
+
+
 def test_crop_padding_reaches_images_in_memory() -> None:
     white = torch.full((50, 3, 4, 4), 255, dtype=torch.uint8)
     memory = Split(white, torch.zeros(50, dtype=torch.int64))

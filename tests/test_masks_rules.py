@@ -161,7 +161,7 @@ def test_the_coats_are_the_largest_magnitudes_at_even_steps_of_the_density(coats
 @given(
     seed=st.integers(0, 2**16),
     density=st.floats(0.02, 1),
-    floor=st.floats(0, 1),
+    floor=st.just(0.0) | st.floats(0, 1),
     coats=st.integers(2, 9),
     scale=st.floats(0.01, 100),
 )
@@ -183,6 +183,21 @@ def test_under_a_global_floor_coats_are_nested_and_the_first_is_the_mask_of_edge
         for level in range(1, coats):  # who has more coats has no smaller score
             more, fewer = magnitudes[levels[name] > level], magnitudes[levels[name] == level]
             assert not more.numel() or not fewer.numel() or more.min() >= fewer.max()
+
+
+@pytest.mark.parametrize("selection", [Selection(0.4), Selection(0.4, "global"), Selection(0.4, "global", 0.3)])
+def test_coats_that_are_written_to_again_are_those_of_a_plain_selection_in_every_step(selection):
+    generator = torch.Generator().manual_seed(2)
+    scores = {name: torch.randn(shape, generator=generator) for name, shape in (("a", (8, 6, 3, 3)), ("b", (40, 50)))}
+    scores["a"] = scores["a"].mul_(0.2).contiguous(memory_format=torch.channels_last)
+    rule, moment = as_rule("multicoated", coats=3), Moment(0, 1)
+    edges = {name: edges_of(score)["w"] for name, score in scores.items()}
+    decided = []
+    for _ in range(40):
+        for score in scores.values():
+            score.add_(torch.randn(score.shape, generator=generator), alpha=0.02)
+        decided.append((rule.decide(edges, selection, moment), rule.conclude(scores, selection)))
+    assert all(torch.equal(live[name], plain[name]) for live, plain in decided for name in scores)
 
 
 def test_coats_remember_their_own_thresholds():

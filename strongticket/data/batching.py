@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
@@ -13,6 +13,7 @@ from ..weights import words
 
 Augment = Literal["none", "flip", "crop-flip"]
 AUGMENTS: tuple[Augment, ...] = ("none", "flip", "crop-flip")
+Flips = Literal["random", "alternating"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,12 @@ def check_augment(augment: str) -> None:
     """Refuse an augmentation that does not exist."""
     if augment not in AUGMENTS:
         raise ConfigError(f"augment is {augment!r}; it must be one of {', '.join(AUGMENTS)}")
+
+
+def check_flips(flips: str) -> None:
+    """Refuse a way of mirroring that does not exist."""
+    if flips not in get_args(Flips):
+        raise ConfigError(f"flips is {flips!r}; it must be one of {', '.join(get_args(Flips))}")
 
 
 @dataclass(frozen=True)

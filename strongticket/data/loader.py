@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from ..errors import ConfigError
-from .batching import Augment, BatchOrder, Normaliser, Part, check_augment, generator_for
+from .batching import Augment, BatchOrder, Flips, Normaliser, Part, check_augment, check_flips, generator_for
 from .splits import Split
 
 
@@ -33,6 +33,10 @@ class BatchLoader:
         shifted by up to `crop_padding` pixels in each direction, and what comes in is 0 after normalisation.
     crop_padding
         The largest shift in pixels, uniform in each direction.
+    flips
+        ``"random"``: an image is mirrored or not by chance in each epoch; ``"alternating"``: by chance in the first,
+        and in each later one as it was not in the one before, so that two epochs show both. Jordan 2024 (arXiv
+        2404.00498), section 3.6.
     seed
         From 0 to 2**64 - 1.
     device
@@ -58,12 +62,14 @@ class BatchLoader:
         shuffle: bool = False,
         augment: Augment = "none",
         crop_padding: int = 4,
+        flips: Flips = "random",
         seed: int = 0,
         device: str | torch.device = "cpu",
         channels_last: bool = False,
         drop_last: bool = False,
     ) -> None:
         check_augment(augment)
+        check_flips(flips)
         if crop_padding < 0:
             raise ConfigError(f"crop padding is {crop_padding} pixels; it must be at least 0")
         if len(mean) != split.input_shape[0]:
@@ -76,6 +82,7 @@ class BatchLoader:
         self._augment = augment
         self._part = Part()
         self._padding = crop_padding if augment == "crop-flip" else 0
+        self._first_flips = _coins(len(split), generator_for(seed, "flips")) if flips == "alternating" else None
         self._images = split.images.to(self.device).contiguous()
         self._labels = split.labels.to(self.device)
 
@@ -112,16 +119,19 @@ class BatchLoader:
             if self._augment == "none":
                 inputs = self._normalise(images)
             else:
-                drawn = self._drawn(len(positions), generator_for(self._order.seed, f"batch/{epoch}/{batch}"))
+                drawn = self._drawn(positions, generator_for(self._order.seed, f"batch/{epoch}/{batch}"))
                 inputs = self._augmented(images, drawn[:, part].contiguous())
             # Last, since each step before it takes several times as long on channels-last tensors of few channels.
             yield inputs.contiguous(memory_format=self._memory_format), self._labels.index_select(0, chosen)
 
-    def _drawn(self, count: int, generator: torch.Generator) -> torch.Tensor:
+    def _drawn(self, positions: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Draw a shift down, a shift to the right and a flip for every image of a batch: ``(3, count)``."""
-        drawn = torch.empty(3, count, dtype=torch.int64)
+        drawn = torch.empty(3, len(positions), dtype=torch.int64)
         drawn[:2].random_(-self._padding, self._padding + 1, generator=generator)
-        drawn[2].random_(0, 2, generator=generator)
+        if self._first_flips is None:
+            drawn[2] = _coins(len(positions), generator)
+        else:
+            drawn[2] = self._first_flips[positions] ^ (self.epoch % 2)
         return drawn
 
     def _augmented(self, images: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
@@ -144,6 +154,11 @@ class BatchLoader:
         """Send a few numbers to the device; from pinned memory, since it is waited for otherwise."""
         pinned = values.pin_memory() if self.device.type == "cuda" else values
         return pinned.to(self.device, non_blocking=True)
+
+
+def _coins(count: int, generator: torch.Generator) -> torch.Tensor:
+    """Return so many of 0 and 1, each by chance."""
+    return torch.randint(0, 2, (count,), generator=generator)
 
 
 def _within(positions: torch.Tensor, size: int) -> torch.Tensor:

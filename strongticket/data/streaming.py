@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import ConfigError, DataError
-from .batching import Augment, BatchOrder, Normaliser, Part, check_augment, seed_for
+from .batching import Augment, BatchOrder, Flips, Normaliser, Part, check_augment, check_flips, seed_for
 from .decoding import open_image
 from .loader import BatchLoader
 from .splits import FileSplit, Split
@@ -162,6 +162,7 @@ def make_loader(
     shuffle: bool = False,
     augment: Augment = "none",
     crop_padding: int = 4,
+    flips: Flips = "random",
     seed: int = 0,
     device: str | torch.device = "cpu",
     channels_last: bool = False,
@@ -171,8 +172,10 @@ def make_loader(
     """Return the loader for a split, wherever its images lie; the options are those of `BatchLoader`.
 
     ``workers`` processes read images that do not lie in memory; None is one for each processor, up to a limit.
-    ``crop_padding`` is for images in memory; of others crop-flip takes a random part.
+    ``crop_padding`` is for images in memory; of others crop-flip takes a random part. So are alternating ``flips``,
+    which others refuse with a ConfigError.
     """
+    check_flips(flips)
     options: dict[str, Any] = {
         "batch_size": batch_size,
         "mean": mean,
@@ -185,7 +188,11 @@ def make_loader(
         "drop_last": drop_last,
     }
     if isinstance(split, Split):
-        return BatchLoader(split, crop_padding=crop_padding, **options)
+        return BatchLoader(split, crop_padding=crop_padding, flips=flips, **options)
+    if flips != "random":
+        raise ConfigError(
+            f"flips {flips!r} is for images that fit in memory, and these are read from files; use random"
+        )
     return StreamLoader(split, workers=workers, **options)
 
 

@@ -25,13 +25,14 @@ def masked(carried: Tensor, mask: Tensor) -> Tensor:
     On a CPU torch.where takes a branch for each value, which a random mask makes it guess wrong half the time.
     There a bitwise and keeps the same bits without one.
     """
-    if mask.dtype is torch.uint8:
-        return torch.where(mask > 0, carried * mask, 0)
+    is_kept, coats = (mask, None) if mask.dtype is torch.bool else (mask.bool(), mask)
     if torch.compiler.is_compiling() or carried.device.type != "cpu":
-        return torch.where(mask, carried, 0)
-    bits = _INTEGER[carried.element_size()]
-    kept = mask.view(torch.int8).neg().to(bits)  # all ones where the mask is True
-    return kept.bitwise_and_(carried.detach().view(bits)).view(carried.dtype)
+        kept = torch.where(is_kept, carried, 0)
+    else:
+        bits = _INTEGER[carried.element_size()]
+        ones = is_kept.view(torch.int8).neg().to(bits)  # in all bits where the mask is True
+        kept = ones.bitwise_and_(carried.detach().view(bits)).view(carried.dtype)
+    return kept if coats is None else kept * coats
 
 
 class MaskedWeight(torch.autograd.Function):
@@ -94,7 +95,7 @@ class CoatedMask(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor, None, None]:
         """Return the gradient of the scores."""
         weight, scores = ctx.saved_tensors
-        return None, None, (grad * weight).mul_(binary_sign(scores)).mul_(ctx.coats), None, None
+        return None, None, (grad * weight).mul_(binary_sign(scores).mul_(ctx.coats)), None, None
 
 
 class ScoreMask(MaskedWeight):

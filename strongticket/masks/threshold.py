@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from itertools import chain
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from . import one_pass
 from .one_pass import Contest, Largest
@@ -38,10 +39,12 @@ class Thresholds:
         self._change: dict[str, float] = {}
         self._parts: dict[int, Thresholds] = {}
         self._contests: tuple[object, Contests] | None = None
+        self.masks: Mapping[str, Tensor] = {}
+        """The masks of the last selection, where a rule keeps them here to have them written to again."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the contests, since a copy's would be those of other tensors."""
-        return {**self.__dict__, "_contests": None}
+        """Leave out the contests and their masks, since a copy's would be those of other tensors."""
+        return {**self.__dict__, "_contests": None, "masks": {}}
 
     def part(self, number: int) -> Thresholds:
         """Return the memory of selections that are made again and again beside those of this one."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from functools import partial, reduce
 from typing import Any, cast
 
 import torch
@@ -69,9 +69,14 @@ class Muon(torch.optim.Optimizer):
         if direction is not None:
             update.mul_(direction)
         move = _in_matrices(update)
-        if direction is not None:
-            move.mul_(direction)
-        parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(move, alpha=-group["lr"])
+        if group["weight_decay"]:
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        rows = parameter.shape[0]
+        reach = group["lr"] * math.sqrt(max(1.0, rows * rows / parameter.numel()))
+        if direction is None:
+            parameter.add_(move, alpha=-reach)
+        else:
+            parameter.addcmul_(move, direction, value=-reach)
 
 
 def directions_of(model: nn.Module) -> dict[nn.Parameter, Callable[[], Tensor]]:
@@ -84,14 +89,13 @@ def directions_of(model: nn.Module) -> dict[nn.Parameter, Callable[[], Tensor]]:
 
 
 def _in_matrices(update: Tensor) -> Tensor:
-    """Return √max(1, rows/columns) · orth(update), of the update's shape and memory format."""
+    """Return orth(update), of the update's shape and memory format."""
     # Which column is which does not matter, so that they are taken as they lie.
     order = [0, *sorted(range(1, update.dim()), key=update.stride, reverse=True)]
     as_stored = update.permute(order)
     matrix = as_stored.reshape(update.shape[0], -1)
-    moved = orthogonalised(matrix).mul_(math.sqrt(max(1.0, matrix.shape[0] / matrix.shape[1])))
     back = [order.index(axis) for axis in range(update.dim())]
-    return moved.reshape(as_stored.shape).permute(back).to(update.dtype)
+    return orthogonalised(matrix).reshape(as_stored.shape).permute(back).to(update.dtype)
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
@@ -99,19 +103,21 @@ def orthogonalised(matrix: Tensor) -> Tensor:
 
     Five Newton–Schulz steps X ← a·X + b·(X·Xᵀ)·X + c·(X·Xᵀ)²·X from X = matrix / ‖matrix‖ bring singular values near 1
     (0.7 to 1.2), but for those below a hundredth of the norm, which stay smaller. The steps are taken on the Gram
-    matrix of the shorter side: X is read twice, however many there are.
+    matrix of the shorter side: X is read twice, however many there are. All their factors are polynomials of that one
+    matrix, so that their order is no matter.
     """
     wide = matrix.float() if matrix.shape[0] <= matrix.shape[1] else matrix.float().mT
     # By the largest first, since squares of what a deep layer gets may be no numbers any more.
     wide = wide / wide.abs().amax().clamp_min(torch.finfo(torch.float32).tiny)
-    wide = wide / wide.norm().clamp_min(1.0)
     gram = wide @ wide.mT
+    squared_norm = gram.trace().clamp_min(1.0)
+    gram = gram / squared_norm
     a, b, c = _QUINTIC
-    factor = None
+    factors: list[Tensor] = []
     for _ in range(_STEPS):
-        step = torch.addmm(gram, gram, gram, beta=b, alpha=c)
-        step.diagonal().add_(a)
-        factor = step if factor is None else step @ factor
-        gram = step @ gram @ step
-    result: Tensor = cast(Tensor, factor) @ wide
+        if factors:
+            gram = factors[-1] @ gram @ factors[-1]
+        factors.append(torch.addmm(gram, gram, gram, beta=b, alpha=c))
+        factors[-1].diagonal().add_(a)
+    result: Tensor = (reduce(torch.matmul, factors) * squared_norm.rsqrt()) @ wide
     return result if matrix.shape[0] <= matrix.shape[1] else result.mT

@@ -58,12 +58,19 @@ class Multicoated(EdgePopup):
         for inner in range(self.coats):
             share = (self.coats - inner) / self.coats
             coat = replace(selection, density=_part(selection.density, share), floor=share * selection.floor)
-            remembered = None if thresholds is None else thresholds.part(inner)
-            for name, mask in coat.masks(scores, magnitudes=True, thresholds=remembered).items():
-                if inner:  # rounded floors may differ by an edge; a coat lies on the one below it
+            if thresholds is None:
+                masks = coat.masks(scores, magnitudes=True)
+            else:
+                remembered = thresholds.part(inner)
+                masks = coat.masks(scores, magnitudes=True, thresholds=remembered, into=remembered.masks)
+                remembered.masks = masks
+            for name, mask in masks.items():
+                if not inner:
+                    found[name] = mask.to(torch.uint8)
+                elif selection.floor:  # rounded, they may differ by an edge; a coat lies on the one below it
                     found[name] += mask & (found[name] == inner)
                 else:
-                    found[name] = mask.to(torch.uint8)
+                    found[name] += mask.view(torch.uint8)
         return found
 
 
