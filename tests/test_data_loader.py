@@ -116,6 +116,16 @@ def test_alternating_flips_begin_by_chance_and_turn_every_image_in_every_epoch()
     assert flips(split(40), seed=1)[0] != first
 
 
+@pytest.mark.parametrize("flips", ["random", "alternating"])
+def test_an_epoch_that_has_begun_ends_as_it_began_whatever_epoch_is_next(flips: str) -> None:
+    batches = loader(split(40), shuffle=True, augment="crop-flip", flips=flips)
+    whole = torch.cat([inputs for inputs, _ in batches])
+    begun = iter(batches)
+    first, _ = next(begun)
+    batches.set_epoch(1)
+    assert torch.equal(torch.cat([first, *(inputs for inputs, _ in begun)]), whole)
+
+
 def test_what_comes_in_at_the_edge_is_exactly_zero() -> None:
     data = Split(torch.full((200, 3, 4, 4), 255, dtype=torch.uint8), torch.zeros(200, dtype=torch.int64))
     (inputs, _), *_ = loader(data, batch_size=200, augment="crop-flip", crop_padding=4)

@@ -119,19 +119,20 @@ class BatchLoader:
             if self._augment == "none":
                 inputs = self._normalise(images)
             else:
-                drawn = self._drawn(positions, generator_for(self._order.seed, f"batch/{epoch}/{batch}"))
+                drawn = self._drawn(positions, epoch, batch)
                 inputs = self._augmented(images, drawn[:, part].contiguous())
             # Last, since each step before it takes several times as long on channels-last tensors of few channels.
             yield inputs.contiguous(memory_format=self._memory_format), self._labels.index_select(0, chosen)
 
-    def _drawn(self, positions: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def _drawn(self, positions: torch.Tensor, epoch: int, batch: int) -> torch.Tensor:
         """Draw a shift down, a shift to the right and a flip for every image of a batch: ``(3, count)``."""
+        generator = generator_for(self._order.seed, f"batch/{epoch}/{batch}")
         drawn = torch.empty(3, len(positions), dtype=torch.int64)
         drawn[:2].random_(-self._padding, self._padding + 1, generator=generator)
         if self._first_flips is None:
             drawn[2] = _coins(len(positions), generator)
         else:
-            drawn[2] = self._first_flips[positions] ^ (self.epoch % 2)
+            drawn[2] = self._first_flips[positions] ^ (epoch % 2)
         return drawn
 
     def _augmented(self, images: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:

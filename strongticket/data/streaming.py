@@ -172,8 +172,8 @@ def make_loader(
     """Return the loader for a split, wherever its images lie; the options are those of `BatchLoader`.
 
     ``workers`` processes read images that do not lie in memory; None is one for each processor, up to a limit.
-    ``crop_padding`` is for images in memory; of others crop-flip takes a random part. So are alternating ``flips``,
-    which others refuse with a ConfigError.
+    ``crop_padding`` is for images in memory; of others crop-flip takes a random part. Alternating ``flips`` are for
+    images in memory too; with others they are a ConfigError.
     """
     check_flips(flips)
     options: dict[str, Any] = {
