@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from strongticket.errors import ConfigError, StrongTicketError
+from strongticket.evaluate import TTA
 from strongticket.masks import RULE_OPTIONS, RULES, BinaryParts, Density, NormPolicy, Rule, Scope, as_rule
 from strongticket.models import parse_width
 from strongticket.search import SearchConfig
@@ -96,9 +97,10 @@ class RunConfig(SearchConfig):
         json_schema_extra=_DATA,
     )
 
-    tta: Literal["none", "flip"] = Field(
+    tta: TTA = Field(
         "none",
-        description="Test-time augmentation: flip averages the outputs of an image and its mirror image.",
+        description="Test-time augmentation: flip averages the outputs of an image and its mirror image, flip-shift "
+        "those of both moved by a pixel as well.",
         json_schema_extra=_DATA,
     )
 
@@ -157,6 +159,9 @@ class RunConfig(SearchConfig):
 
     seed: int = Field(
         0, ge=0, lt=2**64, description="Seed of weights, scores, split and order.", json_schema_extra=_RUN
+    )
+    control_seeds: int = Field(
+        3, ge=0, description="Seeds of the controls that a search ends with; 0 for no controls.", json_schema_extra=_RUN
     )
     out: Annotated[Path | None, Field(strict=False)] = Field(
         None, description="Folder for the run; a new one under runs/ if not given.", json_schema_extra=_RUN

@@ -7,6 +7,11 @@ from typing import Any
 
 from .console import print_line, print_table
 
+_VIEWS = {
+    "flip": "an image and of its mirror image",
+    "flip-shift": "an image and of its mirror image, and of both moved by a pixel up left and down right,",
+}
+
 
 def print_report(report: Mapping[str, Any]) -> None:
     """Print the ticket and its controls, one row each, and what has to be known to read them."""
@@ -23,8 +28,8 @@ def print_report(report: Mapping[str, Any]) -> None:
         )
     trained = ", ".join(ticket["trained"]) or "nothing"
     print_line(f"data: {report['dataset']}, {ticket['examples']} test examples; trained besides scores: {trained}")
-    if report["tta"] == "flip":
-        print_line("test-time augmentation: the outputs of an image and of its mirror image are averaged, in every row")
+    if views := _VIEWS.get(report["tta"]):
+        print_line(f"test-time augmentation: the outputs of {views} are averaged, in every row")
     _print_prizes(report)
     print_line(f"batch norm: {report['batch_norm']}")
     print_line(

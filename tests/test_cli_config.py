@@ -186,6 +186,7 @@ def test_a_width_that_is_no_factor_is_refused(value: str) -> None:
         ("epochs: 010", "epochs: '010' was given in {}; expected a whole number at least 1"),
         ("epochs: 0", "epochs: 0 was given in {}; expected a whole number at least 1"),
         ("epochs: null", "epochs: None was given in {}; expected a whole number at least 1"),
+        ("control_seeds: -1", "control_seeds: -1 was given in {}; expected a whole number at least 0"),
         ("validation: 1", "validation: 1 was given in {}; expected a number at least 0 and below 1"),
         ("learning_rate: 0", "learning_rate: 0 was given in {}; expected a number above 0"),
         ("learning_rate: .nan", "learning_rate: nan was given in {}; expected a number above 0"),

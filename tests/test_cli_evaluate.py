@@ -147,10 +147,13 @@ def test_another_test_time_augmentation_is_only_printed(run: Path, capsys: pytes
     assert evaluate(capsys, run, *QUICK, "--tta", "none") == report_of(run)
 
 
-def test_a_search_and_its_evaluation_augment_alike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = search(tmp_path / "run", "--tta", "flip")
+@pytest.mark.parametrize("tta", ["flip", "flip-shift"])
+def test_a_search_and_its_evaluation_augment_alike(
+    tta: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = search(tmp_path / "run", "--tta", tta)
     before = report_of(run)
-    assert before["tta"] == "flip"
+    assert before["tta"] == tta
     assert evaluate(capsys, run, "--controls", "") == before
 
 

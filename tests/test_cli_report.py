@@ -54,10 +54,12 @@ def printed(capsys: pytest.CaptureFixture[str], values: dict[str, Any]) -> list[
     return capsys.readouterr().out.splitlines()
 
 
-def test_a_table_of_mirrored_measurements_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_says_what_was_seen_beside_each_image(capsys: pytest.CaptureFixture[str]) -> None:
     said = "test-time augmentation: the outputs of an image and of its mirror image are averaged, in every row"
-    assert said not in printed(capsys, report())
+    moved = said.replace("image are", "image, and of both moved by a pixel up left and down right, are")
+    assert not any(line.startswith("test-time") for line in printed(capsys, report()))
     assert said in printed(capsys, report(tta="flip"))
+    assert moved in printed(capsys, report(tta="flip-shift"))
 
 
 def test_the_ticket_and_each_control_have_a_row(capsys: pytest.CaptureFixture[str]) -> None:

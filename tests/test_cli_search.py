@@ -163,6 +163,13 @@ def test_the_table_has_the_ticket_its_quick_controls_and_where_it_lies(
     assert output.splitlines()[-1] == f"ticket: {tmp_path / 'run' / 'ticket.safetensors'}"
 
 
+@pytest.mark.parametrize(("count", "names"), [(0, set()), (2, {"random", "untrained"})])
+def test_a_search_ends_with_as_many_controls_as_are_asked_for(count: int, names: set[str], tmp_path: Path) -> None:
+    report = read(search(tmp_path / "run", "--control-seeds", str(count)) / "report.json")
+    assert report["seeds"] == list(range(count))
+    assert {name: control["n"] for name, control in report["controls"].items()} == dict.fromkeys(names, count)
+
+
 # That it can be repeated
 
 

@@ -119,17 +119,36 @@ def test_progress_counts_every_image_in_the_calling_thread(tmp_path: Path) -> No
     assert calls == [(done, 5, True) for done in range(1, 6)]
 
 
-def test_images_are_decoded_in_several_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("size", "image_size"), [((65, 64), None), ((6, 4), 3)])
+def test_images_are_decoded_in_several_threads(
+    size: tuple[int, int], image_size: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     both = threading.Barrier(2, timeout=20)
-    original = decoding.open_image
+    original, here = decoding.open_image, threading.current_thread()
 
     def wait_for_another(path: str) -> Image.Image:
-        both.wait()
+        if threading.current_thread() is not here:  # which reads the first, to see how large they are
+            both.wait()
         return original(path)
 
     monkeypatch.setattr(decoding, "open_image", wait_for_another)
     monkeypatch.setattr(decoding, "_FILES_A_TASK", 1)
-    assert len(decode([write(tmp_path / f"{number}.png") for number in range(4)])) == 4
+    files = [write(tmp_path / f"{number}.png", size=size) for number in range(5)]
+    assert len(decode(files, image_size=image_size)) == 5
+
+
+def test_small_images_are_decoded_by_one_thread_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, readers = decoding.open_image, set()
+
+    def noting(path: str) -> Image.Image:
+        readers.add(threading.current_thread())
+        time.sleep(0.001)  # which another thread would use
+        return original(path)
+
+    monkeypatch.setattr(decoding, "open_image", noting)
+    monkeypatch.setattr(decoding, "_FILES_A_TASK", 1)
+    assert len(decode([write(tmp_path / f"{number}.png", size=(64, 64)) for number in range(20)])) == 20
+    assert len(readers - {threading.current_thread()}) == 1
 
 
 def test_the_size_of_a_file_is_height_first(tmp_path: Path) -> None:

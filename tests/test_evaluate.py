@@ -261,7 +261,7 @@ def test_what_is_mirrored_is_measured_alike_in_every_row_with_flip_alone(tta):
     [
         ({"controls": ("randon",)}, "did you mean 'random'"),
         ({"seeds": ()}, "no seed was given"),
-        ({"tta": "mirror"}, "tta 'mirror' is not known; choose one of none, flip"),
+        ({"tta": "mirror"}, "tta 'mirror' is not known; choose one of none, flip, flip-shift"),
         ({"controls": ("trained",)}, "needs train= batches and config="),
     ],
 )

@@ -89,9 +89,25 @@ def test_a_mirrored_measurement_is_of_the_mean_of_both_logits():
     assert found.nll == pytest.approx(log_loss(labels, logits.double().softmax(1)), rel=1e-5)
 
 
-def test_what_is_no_image_is_not_mirrored():
-    with pytest.raises(DataError, match=r"these inputs are \(1, 2\)"):
-        measure(nn.Identity(), [(torch.zeros(1, 2), torch.tensor([1]))], placement=PLACEMENT, tta="flip")
+def test_a_moved_measurement_weighs_six_views_that_are_written_out_by_hand():
+    image, label = torch.arange(1.0, 7.0).reshape(1, 1, 2, 3), torch.tensor([2])
+    found = measure(nn.Flatten(), [(image, label)], placement=PLACEMENT, tta="flip-shift")
+    views = [
+        (2, [[1, 2, 3], [4, 5, 6]]),
+        (2, [[3, 2, 1], [6, 5, 4]]),
+        (1, [[5, 6, 0], [0, 0, 0]]),  # up and to the left
+        (1, [[0, 6, 5], [0, 0, 0]]),
+        (1, [[0, 0, 0], [0, 1, 2]]),  # down and to the right
+        (1, [[0, 0, 0], [2, 1, 0]]),
+    ]
+    logits = sum(weight * np.array(view, dtype=float) for weight, view in views).ravel() / 8
+    assert found.nll == pytest.approx(np.log(np.exp(logits).sum()) - logits[2])
+
+
+@pytest.mark.parametrize("tta", ["flip", "flip-shift"])
+def test_what_is_no_image_is_not_mirrored(tta):
+    with pytest.raises(DataError, match=rf"tta {tta} mirrors .* these inputs are \(1, 2\)"):
+        measure(nn.Identity(), [(torch.zeros(1, 2), torch.tensor([1]))], placement=PLACEMENT, tta=tta)
 
 
 def test_a_masked_weight_is_computed_once_for_all_batches(monkeypatch):

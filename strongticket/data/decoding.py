@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
+from itertools import chain
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ..errors import DataError
 
 _FILES_A_TASK = 32
+_WORTH_THREADS = 64 * 64  # pixels; of smaller images Python's part is so large that threads wait for each other
 
 
 class Member(str):
@@ -91,7 +93,7 @@ def decode(
     skipped: dict[str, str] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> torch.Tensor:
-    """Decode image files in several threads.
+    """Decode image files, in several threads if they are not small.
 
     Parameters
     ----------
@@ -118,10 +120,14 @@ def decode(
     def pixels(part: Sequence[str]) -> list[NDArray[np.uint8] | DataError]:
         return [_pixels_or_error(path, image_size) for path in part]
 
-    parts = [files[start : start + _FILES_A_TASK] for start in range(0, len(files), _FILES_A_TASK)]
-    pool = ThreadPoolExecutor(max(2, os.cpu_count() or 1))
+    first, *parts = [files[start : start + _FILES_A_TASK] for start in range(0, len(files), _FILES_A_TASK)]
+    seen = pixels(first)
+    is_small = image_size is None and all(
+        image.size <= 3 * _WORTH_THREADS for image in seen if not isinstance(image, DataError)
+    )
+    pool = ThreadPoolExecutor(1 if is_small else max(2, os.cpu_count() or 1))
     try:
-        decoded = (image for part in pool.map(pixels, parts) for image in part)
+        decoded = (image for part in chain([seen], pool.map(pixels, parts)) for image in part)
         return _stack(files, decoded, skipped, on_progress)
     finally:
         pool.shutdown(cancel_futures=True)  # whatever ended this early does not wait for all the others

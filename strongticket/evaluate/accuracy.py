@@ -19,7 +19,7 @@ from ..search.loop import Batches
 
 CALIBRATION_BINS = 15
 
-TTA = Literal["none", "flip"]
+TTA = Literal["none", "flip", "flip-shift"]
 
 
 @dataclass(frozen=True)
@@ -40,16 +40,19 @@ class Measurement:
 def measure(model: nn.Module, batches: Batches, *, placement: Placement, tta: TTA = "none") -> Measurement:
     """Measure ``model`` in evaluation mode over batches of (input, class index).
 
-    With ``tta="flip"`` the logits are the mean of those of an image (batch, channels, height, width) and of its mirror
-    image, left to right. Raises DataError if there are no batches, a target is no class of the network, or what is to
-    be mirrored is no image.
+    Logits are the weighted mean of those of an example's views. With ``tta="flip"`` these are an image (batch,
+    channels, height, width) and its mirror image, left to right; with "flip-shift" the two have half of the weight
+    together, and the other half is shared by both moved by one pixel, once up and to the left and once down and to the
+    right, 0 moving in: Jordan 2024 (arXiv 2404.00498), section 3.5. Raises DataError if there are no batches, a target
+    is no class of the network, or what is to be mirrored is no image.
     """
     model.eval()
     outputs, targets = [], []
     with parametrize.cached():  # no mask changes, so each masked weight is computed once
         for inputs, labels in batches:
             with placement.autocast():
-                outputs.append(_logits(model, placement.inputs(inputs), tta).cpu())
+                views = _views(placement.inputs(inputs), tta)
+                outputs.append(torch.stack([weight * model(view).float() for weight, view in views]).sum(0).cpu())
             targets.append(labels.cpu())
     if not outputs:
         raise DataError("there is no batch to evaluate on; expected an iterable of (input, target) batches")
@@ -71,17 +74,24 @@ def check_tta(tta: str) -> None:
         raise ConfigError(f"tta {tta!r} is not known; choose one of {', '.join(get_args(TTA))}")
 
 
-def _logits(model: nn.Module, inputs: Tensor, tta: TTA) -> Tensor:
-    logits: Tensor = model(inputs).float()
+def _views(inputs: Tensor, tta: TTA) -> list[tuple[float, Tensor]]:
+    """Return what a network is to see of its inputs, and how much each counts."""
     if tta == "none":
-        return logits
+        return [(1.0, inputs)]
     if inputs.dim() != 4:
         raise DataError(
-            f"tta flip mirrors images (batch, channels, height, width), and these inputs are {tuple(inputs.shape)}; "
+            f"tta {tta} mirrors images (batch, channels, height, width), and these inputs are {tuple(inputs.shape)}; "
             "evaluate them without it"
         )
-    mirrored: Tensor = model(inputs.flip(3)).float()
-    return (logits + mirrored) / 2
+    if tta == "flip":
+        return [(1 / 2, inputs), (1 / 2, inputs.flip(3))]
+    padded = F.pad(inputs, (1, 1, 1, 1))
+    moved = padded[:, :, 2:, 2:], padded[:, :, :-2, :-2]
+    return [
+        (weight, view)
+        for weight, image in zip((1 / 4, 1 / 8, 1 / 8), (inputs, *moved), strict=True)
+        for view in (image, image.flip(3))
+    ]
 
 
 def calibration_error(

@@ -43,7 +43,7 @@ def evaluate(
     read), and the report says which. "trained" trains the dense network on ``train`` with the budget of
     ``config``; ``build_dense`` returns it fresh where it is not the plain network itself, as for a network
     built with binary activations. ``coder`` is the one that the ticket is saved with, on which its size depends.
-    ``tta`` is how all of them are measured; with "flip" logits are the mean of those of an image and its mirror image.
+    ``tta`` is how all of them are measured; what each of them sees of an example is said by ``measure``.
     ``on_control`` hears (control, seed) before each run, ``on_event`` the steps and epochs of "trained". Arithmetic is
     fp32.
 
