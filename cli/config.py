@@ -93,7 +93,7 @@ class RunConfig(SearchConfig):
     )
     flips: Literal["random", "alternating"] = Field(
         "random",
-        description="Whether flips of images that fit in memory are drawn in each epoch, or alternate.",
+        description="Whether flips are drawn in each epoch, or turn each image in every epoch after the first.",
         json_schema_extra=_DATA,
     )
 
@@ -161,7 +161,10 @@ class RunConfig(SearchConfig):
         0, ge=0, lt=2**64, description="Seed of weights, scores, split and order.", json_schema_extra=_RUN
     )
     control_seeds: int = Field(
-        3, ge=0, description="Seeds of the controls that a search ends with; 0 for no controls.", json_schema_extra=_RUN
+        3,
+        ge=0,
+        description="How many seeds each control has that a search ends with; 0 for no controls.",
+        json_schema_extra=_RUN,
     )
     out: Annotated[Path | None, Field(strict=False)] = Field(
         None, description="Folder for the run; a new one under runs/ if not given.", json_schema_extra=_RUN

@@ -15,8 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torchvision.transforms import v2
 
 from strongticket.data import BatchLoader, FileSplit, Split, StreamLoader, make_loader, streaming
+from strongticket.data.batching import AlternatingFlips, seed_for
 from strongticket.data.folders import load_image_folder
 from strongticket.errors import ConfigError, DataError
 
@@ -152,6 +154,39 @@ def test_an_option_that_cannot_be_used_is_refused(files: FileSplit, option: dict
         loader(files, **option)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_alternating_flips_turn_every_image_whatever_its_batch_and_process(files: FileSplit, workers: int) -> None:
+    plain, halves = dict(enumerate(epoch(loader(files)))), []
+    batches = loader(files, shuffle=True, augment="flip", flips="alternating", workers=workers)
+    for number in range(3):
+        batches.set_epoch(number)
+        seen = {}
+        for rank in range(2):
+            for inputs, labels in batches.share(rank, 2):
+                for image, label in zip(inputs, labels.tolist(), strict=True):
+                    seen[label] = torch.equal(image, plain[label].flip(2))
+                    assert seen[label] or torch.equal(image, plain[label])
+        halves.append([seen[label] for label in range(11)])
+    assert 0 < sum(halves[0]) < 11
+    assert halves[1] == [not mirrored for mirrored in halves[0]]
+    assert halves[2] == halves[0]
+
+
+def test_alternating_flips_leave_what_is_not_augmented_alone(files: FileSplit) -> None:
+    assert torch.equal(epoch(loader(files, flips="alternating")), epoch(loader(files)))
+
+
+def test_alternating_flips_mirror_the_same_part_that_is_cut_out(files: FileSplit) -> None:
+    drawn = epoch(loader(files, augment="crop-flip", flips="alternating"))
+    cut = []
+    for number, path in enumerate(files.files):
+        torch.manual_seed(seed_for(seed_for(0, f"batch/0/{number // 4}"), str(number % 4)))
+        cut.append(v2.PILToTensor()(v2.RandomResizedCrop(16)(Image.open(path).convert("RGB"))) / 255 * 2 - 1)
+    mirrored = AlternatingFlips(11, 0).of(torch.arange(11), 0)
+    for image, part, is_mirrored in zip(drawn, cut, mirrored.tolist(), strict=True):
+        torch.testing.assert_close(image, part.flip(2) if is_mirrored else part, atol=1e-6, rtol=0)
+
+
 def test_the_right_loader_is_made_for_either_kind_of_split(files: FileSplit) -> None:
     memory = Split(torch.zeros(5, 3, 4, 4, dtype=torch.uint8), torch.zeros(5, dtype=torch.int64))
     assert isinstance(make_loader(memory, batch_size=2, mean=MEAN, std=STD), BatchLoader)
@@ -159,19 +194,19 @@ def test_the_right_loader_is_made_for_either_kind_of_split(files: FileSplit) -> 
     assert len(make_loader(files, batch_size=2, mean=MEAN, std=STD, drop_last=True)) == 5
 
 
-def test_alternating_flips_reach_images_in_memory_and_are_refused_for_others(files: FileSplit) -> None:
+def test_alternating_flips_reach_either_kind_of_split(files: FileSplit) -> None:
     ramp = torch.arange(8, dtype=torch.uint8).expand(30, 3, 1, 8).contiguous()
     memory = Split(ramp, torch.zeros(30, dtype=torch.int64))
     options: dict[str, Any] = {"batch_size": 30, "mean": MEAN, "std": STD, "augment": "flip", "flips": "alternating"}
-    batches = make_loader(memory, **options)
-    (first, _), *_ = batches
-    batches.set_epoch(1)
-    (second, _), *_ = batches
-    assert torch.equal(first, second.flip(3))
-    with pytest.raises(ConfigError, match="flips 'alternating' is for images that fit in memory"):
-        make_loader(files, **options)
-    with pytest.raises(ConfigError, match="flips is 'both'; it must be one of random, alternating"):
-        make_loader(files, **{**options, "flips": "both"})
+    for split in (memory, files):
+        batches = make_loader(split, **options)
+        (first, _), *_ = batches
+        batches.set_epoch(1)
+        (second, _), *_ = batches
+        assert torch.equal(first, second.flip(3))
+        assert not torch.equal(first, second)
+        with pytest.raises(ConfigError, match="flips is 'both'; it must be one of random, alternating"):
+            make_loader(split, **{**options, "flips": "both"})
 
 
 def test_crop_padding_reaches_images_in_memory() -> None:

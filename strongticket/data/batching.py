@@ -79,6 +79,25 @@ def check_flips(flips: str) -> None:
         raise ConfigError(f"flips is {flips!r}; it must be one of {', '.join(get_args(Flips))}")
 
 
+class AlternatingFlips:
+    """Which of `count` images are mirrored: by chance in the first epoch, and then as they were not in the one before.
+
+    Jordan 2024 (arXiv 2404.00498), section 3.6.
+    """
+
+    def __init__(self, count: int, seed: int) -> None:
+        self._first = coins(count, generator_for(seed, "flips")).bool()
+
+    def of(self, positions: torch.Tensor, epoch: int) -> torch.Tensor:
+        """Return, as bool, which of the images at `positions` are mirrored in an epoch, from 0."""
+        return self._first[positions] ^ bool(epoch % 2)
+
+
+def coins(count: int, generator: torch.Generator) -> torch.Tensor:
+    """Return so many of 0 and 1, each by chance."""
+    return torch.randint(0, 2, (count,), generator=generator)
+
+
 @dataclass(frozen=True)
 class Part:
     """The part of every batch that one of several processes has: number ``rank`` of ``count``, in their order."""

@@ -8,7 +8,18 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from ..errors import ConfigError
-from .batching import Augment, BatchOrder, Flips, Normaliser, Part, check_augment, check_flips, generator_for
+from .batching import (
+    AlternatingFlips,
+    Augment,
+    BatchOrder,
+    Flips,
+    Normaliser,
+    Part,
+    check_augment,
+    check_flips,
+    coins,
+    generator_for,
+)
 from .splits import Split
 
 
@@ -35,8 +46,7 @@ class BatchLoader:
         The largest shift in pixels, uniform in each direction.
     flips
         ``"random"``: an image is mirrored or not by chance in each epoch; ``"alternating"``: by chance in the first,
-        and in each later one as it was not in the one before, so that two epochs show both. Jordan 2024 (arXiv
-        2404.00498), section 3.6.
+        and in each later one as it was not in the one before, so that two epochs show both; see `AlternatingFlips`.
     seed
         From 0 to 2**64 - 1.
     device
@@ -82,7 +92,7 @@ class BatchLoader:
         self._augment = augment
         self._part = Part()
         self._padding = crop_padding if augment == "crop-flip" else 0
-        self._first_flips = _coins(len(split), generator_for(seed, "flips")) if flips == "alternating" else None
+        self._flips = AlternatingFlips(len(split), seed) if flips == "alternating" else None
         self._images = split.images.to(self.device).contiguous()
         self._labels = split.labels.to(self.device)
 
@@ -129,10 +139,7 @@ class BatchLoader:
         generator = generator_for(self._order.seed, f"batch/{epoch}/{batch}")
         drawn = torch.empty(3, len(positions), dtype=torch.int64)
         drawn[:2].random_(-self._padding, self._padding + 1, generator=generator)
-        if self._first_flips is None:
-            drawn[2] = _coins(len(positions), generator)
-        else:
-            drawn[2] = self._first_flips[positions] ^ (epoch % 2)
+        drawn[2] = coins(len(positions), generator) if self._flips is None else self._flips.of(positions, epoch)
         return drawn
 
     def _augmented(self, images: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
@@ -155,11 +162,6 @@ class BatchLoader:
         """Send a few numbers to the device; from pinned memory, since it is waited for otherwise."""
         pinned = values.pin_memory() if self.device.type == "cuda" else values
         return pinned.to(self.device, non_blocking=True)
-
-
-def _coins(count: int, generator: torch.Generator) -> torch.Tensor:
-    """Return so many of 0 and 1, each by chance."""
-    return torch.randint(0, 2, (count,), generator=generator)
 
 
 def _within(positions: torch.Tensor, size: int) -> torch.Tensor:

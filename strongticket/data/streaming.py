@@ -13,7 +13,17 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import ConfigError, DataError
-from .batching import Augment, BatchOrder, Flips, Normaliser, Part, check_augment, check_flips, seed_for
+from .batching import (
+    AlternatingFlips,
+    Augment,
+    BatchOrder,
+    Flips,
+    Normaliser,
+    Part,
+    check_augment,
+    check_flips,
+    seed_for,
+)
 from .decoding import open_image
 from .loader import BatchLoader
 from .splits import FileSplit, Split
@@ -22,8 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _MOST_WORKERS = 8
-# Positions of the images of a batch, or of a part of it, the seed of the batch, and the first one's place in it.
-_Key = tuple[list[int], int, int]
+# Positions of the images of a batch, or of a part of it, which of them are mirrored besides what is drawn for them, the
+# seed of the batch, and the first one's place in it.
+_Key = tuple[list[int], list[bool], int, int]
 _Batch = tuple[torch.Tensor, torch.Tensor]
 _Read = tuple[torch.Tensor, torch.Tensor, dict[str, str]]  # images, labels, and what could not be read
 
@@ -39,7 +50,7 @@ class StreamLoader:
     ----------
     split
         The files.
-    batch_size, mean, std, shuffle, seed, device, channels_last, drop_last
+    batch_size, mean, std, shuffle, flips, seed, device, channels_last, drop_last
         As for `BatchLoader`.
     augment
         ``"none"``: the shorter side is resized to 8/7 of the image size and the centre is cut out, as usual for
@@ -63,6 +74,7 @@ class StreamLoader:
         std: Sequence[float],
         shuffle: bool = False,
         augment: Augment = "none",
+        flips: Flips = "random",
         seed: int = 0,
         device: str | torch.device = "cpu",
         channels_last: bool = False,
@@ -70,6 +82,7 @@ class StreamLoader:
         workers: int | None = None,
     ) -> None:
         check_augment(augment)
+        check_flips(flips)
         if workers is not None and workers < 0:
             raise ConfigError(f"workers is {workers}; it must be at least 0")
         self.device = torch.device(device)
@@ -77,7 +90,9 @@ class StreamLoader:
         self._order = BatchOrder(len(split), batch_size, shuffle, seed, drop_last)
         self._normalise = Normaliser(mean, std, device=self.device)
         self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self._reader = _Reader(split, augment)
+        is_alternating = flips == "alternating" and augment != "none"
+        self._flips = AlternatingFlips(len(split), seed) if is_alternating else None
+        self._reader = _Reader(split, _transform(augment, split.image_size, draws_flips=not is_alternating))
         self._skipped = split.skipped
         self._part = Part()
         self._workers = min(_processors(), _MOST_WORKERS) if workers is None else workers
@@ -118,9 +133,10 @@ class StreamLoader:
         """
         seed, epoch = self._order.seed, self.epoch
         keys: Iterator[_Key] = (
-            (positions[part].tolist(), seed_for(seed, f"batch/{epoch}/{batch}"), part.start)
+            (own.tolist(), self._mirrored(own, epoch), seed_for(seed, f"batch/{epoch}/{batch}"), part.start)
             for batch, positions in self._order.batches(epoch, start=start)
             for part in [self._part.of(len(positions))]
+            for own in [positions[part]]
         )
         reader: DataLoader[Any] = DataLoader(
             self._reader,
@@ -144,6 +160,9 @@ class StreamLoader:
                 inputs.contiguous(memory_format=self._memory_format),
                 labels.to(self.device, non_blocking=True),
             )
+
+    def _mirrored(self, positions: torch.Tensor, epoch: int) -> list[bool]:
+        return [False] * len(positions) if self._flips is None else self._flips.of(positions, epoch).tolist()
 
     def _note(self, skipped: dict[str, str]) -> None:
         """Add to what was skipped before; if it is a whole batch, something else than single images is wrong."""
@@ -172,27 +191,22 @@ def make_loader(
     """Return the loader for a split, wherever its images lie; the options are those of `BatchLoader`.
 
     ``workers`` processes read images that do not lie in memory; None is one for each processor, up to a limit.
-    ``crop_padding`` is for images in memory; of others crop-flip takes a random part. Alternating ``flips`` are for
-    images in memory too; with others they are a ConfigError.
+    ``crop_padding`` is for images in memory; of others crop-flip takes a random part.
     """
-    check_flips(flips)
     options: dict[str, Any] = {
         "batch_size": batch_size,
         "mean": mean,
         "std": std,
         "shuffle": shuffle,
         "augment": augment,
+        "flips": flips,
         "seed": seed,
         "device": device,
         "channels_last": channels_last,
         "drop_last": drop_last,
     }
     if isinstance(split, Split):
-        return BatchLoader(split, crop_padding=crop_padding, flips=flips, **options)
-    if flips != "random":
-        raise ConfigError(
-            f"flips {flips!r} is for images that fit in memory, and these are read from files; use random"
-        )
+        return BatchLoader(split, crop_padding=crop_padding, **options)
     return StreamLoader(split, workers=workers, **options)
 
 
@@ -202,20 +216,21 @@ class _Reader(Dataset[Any]):
     A failure is returned and not raised: torch would wrap an exception of a worker process in its traceback.
     """
 
-    def __init__(self, split: FileSplit, augment: Augment) -> None:
+    def __init__(self, split: FileSplit, transform: Callable[[Any], torch.Tensor]) -> None:
         self._split = split
-        self._transform = _transform(augment, split.image_size)
+        self._transform = transform
 
     def __getitem__(self, key: _Key) -> _Read | DataError:
-        positions, seed, first = key
+        positions, mirrored, seed, first = key
         size, skipped = self._split.image_size, dict[str, str]()
         images, read = torch.empty(len(positions), 3, size, size, dtype=torch.uint8), list[int]()
         with _own_randomness() as begin:
-            for place, position in enumerate(positions, start=first):
+            for place, (position, is_mirrored) in enumerate(zip(positions, mirrored, strict=True), start=first):
                 begin(seed_for(seed, str(place)))
                 path = self._split.files[position]
                 try:
-                    images[len(read)] = self._transform(open_image(path).convert("RGB"))
+                    image = self._transform(open_image(path).convert("RGB"))
+                    images[len(read)] = image.flip(2) if is_mirrored else image
                 except DataError as error:
                     if self._split.skipped is None:
                         return error
@@ -225,7 +240,7 @@ class _Reader(Dataset[Any]):
         return images[: len(read)], self._split.labels[read], skipped
 
 
-def _transform(augment: Augment, size: int) -> Callable[[Any], torch.Tensor]:
+def _transform(augment: Augment, size: int, *, draws_flips: bool) -> Callable[[Any], torch.Tensor]:
     """Return the torchvision transform of a PIL image to a uint8 tensor ``(3, size, size)``."""
     # Importing torchvision takes a second, which no other command or data set should wait for.
     from torchvision.transforms import v2
@@ -233,7 +248,7 @@ def _transform(augment: Augment, size: int) -> Callable[[Any], torch.Tensor]:
     steps = [v2.Resize(round(size * 8 / 7)), v2.CenterCrop(size)]
     if augment == "crop-flip":
         steps = [v2.RandomResizedCrop(size)]
-    if augment != "none":
+    if augment != "none" and draws_flips:
         steps.append(v2.RandomHorizontalFlip())
     transform: Callable[[Any], torch.Tensor] = v2.Compose([*steps, v2.PILToTensor()])
     return transform
