@@ -119,9 +119,11 @@ def test_progress_counts_every_image_in_the_calling_thread(tmp_path: Path) -> No
     assert calls == [(done, 5, True) for done in range(1, 6)]
 
 
-@pytest.mark.parametrize(("size", "image_size"), [((65, 64), None), ((6, 4), 3)])
+@pytest.mark.parametrize(
+    ("mode", "size", "image_size"), [("RGB", (65, 64), None), ("L", (65, 64), None), ("RGB", (6, 4), 3)]
+)
 def test_images_are_decoded_in_several_threads(
-    size: tuple[int, int], image_size: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mode: str, size: tuple[int, int], image_size: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both = threading.Barrier(2, timeout=20)
     original, here = decoding.open_image, threading.current_thread()
@@ -133,7 +135,7 @@ def test_images_are_decoded_in_several_threads(
 
     monkeypatch.setattr(decoding, "open_image", wait_for_another)
     monkeypatch.setattr(decoding, "_FILES_A_TASK", 1)
-    files = [write(tmp_path / f"{number}.png", size=size) for number in range(5)]
+    files = [write(tmp_path / f"{number}.png", mode, size=size) for number in range(5)]
     assert len(decode(files, image_size=image_size)) == 5
 
 

@@ -123,7 +123,7 @@ def decode(
     first, *parts = [files[start : start + _FILES_A_TASK] for start in range(0, len(files), _FILES_A_TASK)]
     seen = pixels(first)
     is_small = image_size is None and all(
-        image.size <= 3 * _WORTH_THREADS for image in seen if not isinstance(image, DataError)
+        image[0].size <= _WORTH_THREADS for image in seen if not isinstance(image, DataError)
     )
     pool = ThreadPoolExecutor(1 if is_small else max(2, os.cpu_count() or 1))
     try:
