@@ -43,8 +43,8 @@ def measure(model: nn.Module, batches: Batches, *, placement: Placement, tta: TT
     Logits are the weighted mean of those of an example's views. With ``tta="flip"`` these are an image (batch,
     channels, height, width) and its mirror image, left to right; with "flip-shift" the two have half of the weight
     together, and the other half is shared by both moved by one pixel, once up and to the left and once down and to the
-    right, 0 moving in: Jordan 2024 (arXiv 2404.00498), section 3.5. Raises DataError if there are no batches, a target
-    is no class of the network, or what is to be mirrored is no image.
+    right, 0 moving in: multi-crop evaluation of Jordan 2024 (arXiv 2404.00498). Raises DataError if there are no
+    batches, a target is no class of the network, or what is to be mirrored is no image.
     """
     model.eval()
     outputs, targets = [], []
